@@ -1,0 +1,53 @@
+"""What each kind of component promises: one short file per kind, none of which imports torch.
+
+A component satisfies its contract by shape alone: no base class, no registration call.
+"""
+
+from atlas_core.contracts.condition import Condition
+from atlas_core.contracts.conditioner import Conditioner
+from atlas_core.contracts.dataset import Batch, Dataset, DataSpec, Example, Split
+from atlas_core.contracts.denoiser import Denoiser, Dynamics
+from atlas_core.contracts.grid import Grid
+from atlas_core.contracts.guidance import Guidance, GuidanceContext
+from atlas_core.contracts.kernel import Estimate, Kernel, KernelOperator
+from atlas_core.contracts.metric import Baseline, Metric, MetricResult
+from atlas_core.contracts.model import Model
+from atlas_core.contracts.noise import NoiseSource
+from atlas_core.contracts.objective import LossOutput, Network, Objective
+from atlas_core.contracts.parametrization import Parametrization
+from atlas_core.contracts.process import Process
+from atlas_core.contracts.sampler import Sampler, Step
+from atlas_core.contracts.solver import Coupling, EntropicSolution, Solver
+
+__all__ = [
+    "Baseline",
+    "Batch",
+    "Condition",
+    "Conditioner",
+    "Coupling",
+    "DataSpec",
+    "Dataset",
+    "Denoiser",
+    "Dynamics",
+    "EntropicSolution",
+    "Estimate",
+    "Example",
+    "Grid",
+    "Guidance",
+    "GuidanceContext",
+    "Kernel",
+    "KernelOperator",
+    "LossOutput",
+    "Metric",
+    "MetricResult",
+    "Model",
+    "Network",
+    "NoiseSource",
+    "Objective",
+    "Parametrization",
+    "Process",
+    "Sampler",
+    "Solver",
+    "Split",
+    "Step",
+]

@@ -1,0 +1,91 @@
+"""The kind `kernel`: k(x, y) on points, and the linear operator that it makes of two point sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import attrs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@attrs.frozen
+class Estimate:
+    """A measured number with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A similarity of points; −log k is a transport cost.
+
+    A plugin writes `log_kernel`, or `block` if the kernel is signed. `block(x, y) -> (n, m)`, by default
+    exp(log_kernel), and `operator(x, y, *, epsilon=1.0) -> KernelOperator` are optional: without them the engine
+    streams blocks.
+    """
+
+    has_log: bool
+    """False: signed kernels, which are no transport cost."""
+    item_ndim: int
+    """1 for points, 3 for images."""
+
+    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return log k of every pair: (n, *item), (m, *item) -> (n, m); one problem at a time, nothing in place."""
+        ...
+
+
+@runtime_checkable
+class KernelOperator(Protocol):
+    """K of shape (n, m), K_ij = k(x_i, y_j)^(1/ε) = exp(−C_ij / ε) with C = −log k; never formed unless by `dense`."""
+
+    shape: tuple[int, int]
+    batch_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    epsilon: float | Tensor
+    """() or (*batch,), in units of the cost."""
+    positive: bool
+    """False: scaling solvers refuse it."""
+    absorbs: bool
+    """False: `scaled` cannot be stored, so solvers stay in the log domain."""
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """K @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k)."""
+        ...
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Kᵀ @ u: (*batch, n) or (*batch, n, k) -> (*batch, m) or (*batch, m, k)."""
+        ...
+
+    def log_matvec(self, log_v: Tensor) -> Tensor:
+        """log Σ_j K_ij exp(log_v_j), stable at any ε: (*batch, m) -> (*batch, n)."""
+        ...
+
+    def log_rmatvec(self, log_u: Tensor) -> Tensor:
+        """log Σ_i K_ij exp(log_u_i): (*batch, n) -> (*batch, m)."""
+        ...
+
+    def scaled(self, log_left: Tensor, log_right: Tensor) -> KernelOperator:
+        """diag(exp log_left) K diag(exp log_right), without overflow."""
+        ...
+
+    def log_rows(self, index: Tensor) -> Tensor:
+        """log K of the rows `index`: (r,) -> (*batch, r, m)."""
+        ...
+
+    def cost_inner(self, log_left: Tensor, log_right: Tensor) -> Tensor:
+        """Σ_ij exp(l_i + r_j) K_ij C_ij, streamed: (*batch, n), (*batch, m) -> (*batch,)."""
+        ...
+
+    def dense(self) -> Tensor:
+        """K itself, (*batch, n, m)."""
+        ...
+
+    def error_estimate(self, probes: int = 64, *, seed: int = 0) -> Estimate:
+        """Relative l2 error of `matvec`, measured on exact rows."""
+        ...

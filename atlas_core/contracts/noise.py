@@ -1,0 +1,27 @@
+"""Counter-based random numbers: row i belongs to sample i, whatever the batch, the rank or the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """A pure function of (key of row i, purpose, step): calling twice gives the same numbers."""
+
+    rows: int
+
+    def select(self, rows: Tensor) -> NoiseSource:
+        """Return the source of these rows (r,), int64; they may repeat."""
+        ...
+
+    def normal(self, purpose: str, step: int, like: Tensor) -> Tensor:
+        """N(0, 1) of the shape, dtype and device of `like` (rows, *item). Raises ValueError for another row count."""
+        ...
+
+    def uniform(self, purpose: str, step: int, shape: tuple[int, ...] = ()) -> Tensor:
+        """(rows, *shape), float64 on the CPU, in [0, 1)."""
+        ...

@@ -1,0 +1,57 @@
+"""The kind `objective`: the loss that a network is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import attrs
+
+from atlas_core.contracts.condition import Condition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atlas_core.contracts.dataset import Batch
+    from atlas_core.contracts.noise import NoiseSource
+    from atlas_core.contracts.parametrization import Parametrization
+    from atlas_core.contracts.process import Process
+
+
+class Network(Protocol):
+    """One trained net, condition not bound: what objectives train (`atlas_core.engine.network.Network`)."""
+
+    process: Process
+    parametrization: Parametrization
+
+    def raw(self, x: Tensor, t: Tensor, condition: Condition | None = None, *, t_end: Tensor | None = None) -> Tensor:
+        """F itself: x (b, *item), t 0-d or (b,) float64 on the CPU -> (b, *item)."""
+        ...
+
+    def x0(self, x: Tensor, t: Tensor, condition: Condition | None = None, *, t_end: Tensor | None = None) -> Tensor:
+        """x̂₀ = c_skip · x + c_out · F(c_in · x, c_noise)."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class LossOutput:
+    """What an objective returns."""
+
+    per_sample: Tensor
+    """(b,): the loss of each row; the engine averages it."""
+    logs: dict[str, Tensor] = attrs.field(factory=dict)
+    """Further (b,) or 0-d numbers for `metrics.jsonl`, by name; detached."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """May be an `nn.Module`. The engine encodes and drops `batch.condition` inside the wrapped forward."""
+
+    networks: frozenset[str]
+    """Names of the networks it trains: {"denoiser"}; a bridge: {"velocity", "score"}."""
+    couples_batch: bool
+    """True with a coupling: solved over the global batch; else sample i of a batch never depends on sample j."""
+
+    def loss(self, networks: Mapping[str, Network], batch: Batch, noise: NoiseSource) -> LossOutput:
+        """Return the loss of each row; every random draw comes from `noise`, at `batch.step`."""
+        ...

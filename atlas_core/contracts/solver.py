@@ -1,0 +1,82 @@
+"""The kind `solver`: finds a coupling, potentials or a bridge between two distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atlas_core.contracts.kernel import KernelOperator
+
+
+@runtime_checkable
+class Coupling(Protocol):
+    """A transport plan P (n, m) that is never formed unless by `plan`."""
+
+    marginals: tuple[Tensor, Tensor]
+    """Row and column sums of the plan as returned: (*batch, n), (*batch, m)."""
+    cost: Tensor
+    """⟨P, C⟩, (*batch,)."""
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """P @ v."""
+        ...
+
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """Pᵀ @ u."""
+        ...
+
+    def barycentric_map(self, z: Tensor | None = None) -> Tensor:
+        """Where each source point, or each new point z (k, d), goes on average."""
+        ...
+
+    def plan(self) -> Tensor:
+        """P itself, (*batch, n, m)."""
+        ...
+
+
+@runtime_checkable
+class EntropicSolution(Coupling, Protocol):
+    """plan_ij = a_i b_j exp((f_i + g_j − C_ij) / ε); zero weights are legal: f there is the c-transform, the row is 0."""
+
+    f: Tensor
+    """(*batch, n), no graph."""
+    g: Tensor
+    """(*batch, m), no graph."""
+    value: Tensor
+    """⟨P, C⟩ + ε KL(P | a ⊗ b), (*batch,); differentiable in x, y, a, b by the envelope theorem."""
+    status: Sequence[str]
+    """`converged`, `max-iterations`, `stalled` or `non-finite`, one a problem."""
+    converged: Tensor
+    """(*batch,), bool."""
+    marginal_error: Tensor
+    """(*batch,): the larger L1 error of the two marginals, measured on the plan as returned."""
+    iterations: int
+    matvecs: int
+    history: list[float]
+    seconds: float
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Its kernel or cost is part of its config."""
+
+    def solve(
+        self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
+    ) -> Coupling:
+        """Couple x (n, d) with weights a (n,) and y (m, d) with weights b (m,); uniform where None."""
+        ...
+
+    def solve_operator(
+        self,
+        operator: KernelOperator,
+        *,
+        a: Tensor | None = None,
+        b: Tensor | None = None,
+        init: Any = None,
+        y: Tensor | None = None,
+    ) -> Coupling:
+        """The same for a given operator: grids, graphs, a cost matrix. y (m, d) is needed by `barycentric_map` alone."""
+        ...
