@@ -1,0 +1,70 @@
+"""How a network is told the noise level and the condition: one vector a sample, which modulates every block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from atlas_core.contracts import Condition
+from torch import Tensor, nn
+
+FREQUENCIES = 32
+"""Sines and cosines each that describe the noise level."""
+LONGEST_PERIOD, SHORTEST_PERIOD = 32.0, 0.5
+"""Of c_noise = log-SNR / 4, which lives within ±10: the longest period tells the ends apart, the shortest separates
+log-SNR values that differ by a few tenths without making the network rough in between."""
+
+
+class Embedding(nn.Module):
+    """Turn c_noise and the condition's vector into the vector that every block is modulated by.
+
+    e = W₂ silu(W₁ [sin ωc, cos ωc] + b₁) + b₂ + W_y y, with ω geometric between the two periods. A sinusoid of period
+    10,000 (Vaswani et al. 2017), made for token positions, would be constant over the range of a log-SNR.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, condition_width: int) -> None:
+        super().__init__()
+        self.condition_width = condition_width
+        slow, fast = math.log(2 * math.pi / LONGEST_PERIOD), math.log(2 * math.pi / SHORTEST_PERIOD)
+        # Not saved: a constant of the architecture, no weight.
+        self.register_buffer("frequencies", torch.linspace(slow, fast, FREQUENCIES).exp(), persistent=False)
+        self.noise = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.condition = nn.Linear(condition_width, width) if condition_width else None
+
+    def forward(self, c_noise: Tensor, condition: Condition | None) -> Tensor:
+        """Map c_noise (b,) and condition.vector (b, condition_width) to (b, width).
+
+        Raises ValueError for a condition that the network was not built for, and for a missing one.
+        """
+        weight = self.noise[0].weight
+        # The phases reach ±100: they are taken in float32 even where the network runs in half precision.
+        phase = c_noise.float()[:, None] * self.frequencies.float()
+        embedding: Tensor = self.noise(torch.cat([phase.sin(), phase.cos()], dim=1).to(weight.dtype))
+        if (vector := self._vector(condition)) is not None and self.condition is not None:
+            embedding = embedding + self.condition(vector.to(weight.dtype))
+        return embedding
+
+    def _vector(self, condition: Condition | None) -> Tensor | None:
+        for part in ("tokens", "image"):
+            if condition is not None and getattr(condition, part) is not None:
+                raise ValueError(f"this network takes a condition's vector only, and was given {part}")
+        vector = None if condition is None else condition.vector
+        if vector is None and self.condition_width:
+            raise ValueError(
+                f"the network was built with condition_width = {self.condition_width} and was given no vector; "
+                "what says nothing is the conditioner's null condition"
+            )
+        if vector is not None and vector.shape[-1] != self.condition_width:
+            raise ValueError(
+                f"the condition's vector is {vector.shape[-1]} wide, the network was built with "
+                f"condition_width = {self.condition_width}"
+            )
+        return vector
+
+
+def refuse_end_level(c_noise_end: Tensor | None, name: str) -> None:
+    """Raise ValueError where a flow map is asked for of a network that does not take the level it jumps to."""
+    if c_noise_end is not None:
+        raise ValueError(f"{name} predicts at one noise level and takes no c_noise_end: flow maps need another model")
