@@ -40,7 +40,8 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Let every pixel look at every other: x + W_o softmax(q kᵀ / √d) v, over h·w tokens, with W_o zero at first.
 
-    Vaswani et al. 2017, eq. 1; `scaled_dot_product_attention` never stores the h·w × h·w scores where a fused kernel exists.
+    Vaswani et al. 2017, eq. 1; `scaled_dot_product_attention` never stores the h·w × h·w scores where a fused kernel
+    exists.
     """
 
     def __init__(self, channels: int, heads: int, groups: int) -> None:
@@ -81,11 +82,9 @@ class Up(nn.Module):
     def __init__(self, inputs: int, outputs: int, resample: str) -> None:
         super().__init__()
         self.layer: nn.Module = nn.Conv2d(inputs, outputs, 3, padding=1) if resample == "conv" else nn.Identity()
-        self.width = outputs if resample == "conv" else inputs
-        """Feature maps that come out: `outputs`, or `inputs` where there is no convolution to change them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (b, inputs, h, w) to (b, width, 2 h, 2 w)."""
+        """Map (b, inputs, h, w) to (b, outputs, 2 h, 2 w); without convolution, inputs stay."""
         doubled: Tensor = self.layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return doubled
 

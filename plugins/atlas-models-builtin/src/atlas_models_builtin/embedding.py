@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from atlas_core.contracts import Condition
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+from atlas_core.contracts import Condition
 
 FREQUENCIES = 32
 """Sines and cosines each that describe the noise level."""
@@ -30,7 +33,8 @@ class Embedding(nn.Module):
         slow, fast = math.log(2 * math.pi / LONGEST_PERIOD), math.log(2 * math.pi / SHORTEST_PERIOD)
         # Not saved: a constant of the architecture, no weight.
         self.register_buffer("frequencies", torch.linspace(slow, fast, FREQUENCIES).exp(), persistent=False)
-        self.noise = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.inner = nn.Linear(2 * FREQUENCIES, width)
+        self.outer = nn.Linear(width, width)
         self.condition = nn.Linear(condition_width, width) if condition_width else None
 
     def forward(self, c_noise: Tensor, condition: Condition | None) -> Tensor:
@@ -38,12 +42,13 @@ class Embedding(nn.Module):
 
         Raises ValueError for a condition that the network was not built for, and for a missing one.
         """
-        weight = self.noise[0].weight
+        dtype = self.inner.weight.dtype
         # The phases reach ±100: they are taken in float32 even where the network runs in half precision.
         phase = c_noise.float()[:, None] * self.frequencies.float()
-        embedding: Tensor = self.noise(torch.cat([phase.sin(), phase.cos()], dim=1).to(weight.dtype))
+        waves = torch.cat([phase.sin(), phase.cos()], dim=1).to(dtype)
+        embedding: Tensor = self.outer(F.silu(self.inner(waves)))
         if (vector := self._vector(condition)) is not None and self.condition is not None:
-            embedding = embedding + self.condition(vector.to(weight.dtype))
+            embedding = embedding + self.condition(vector.to(dtype))
         return embedding
 
     def _vector(self, condition: Condition | None) -> Tensor | None:
@@ -68,3 +73,9 @@ def refuse_end_level(c_noise_end: Tensor | None, name: str) -> None:
     """Raise ValueError where a flow map is asked for of a network that does not take the level it jumps to."""
     if c_noise_end is not None:
         raise ValueError(f"{name} predicts at one noise level and takes no c_noise_end: flow maps need another model")
+
+
+def refuse_other_shape(x: Tensor, shape: Sequence[int], name: str) -> None:
+    """Raise ValueError for items of another shape than the network was built for."""
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(f"x is {tuple(x.shape)}; this {name} was built for (b, {', '.join(map(str, shape))})")

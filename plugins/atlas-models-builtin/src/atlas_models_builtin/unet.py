@@ -7,14 +7,14 @@ from typing import Any, Literal
 import attrs
 import torch
 import torch.nn.functional as F  # noqa: N812
-from atlas_core import derived
-from atlas_core.contracts import Condition
 from attrs.validators import and_, deep_iterable, ge, gt, in_, instance_of, lt, min_len, optional
 from torch import Tensor, channels_last, nn
 from torch.utils.checkpoint import checkpoint
 
+from atlas_core import derived
+from atlas_core.contracts import Condition
 from atlas_models_builtin.blocks import Attention, Down, ResidualBlock, Up, zeroed
-from atlas_models_builtin.embedding import Embedding, refuse_end_level
+from atlas_models_builtin.embedding import Embedding, refuse_end_level, refuse_other_shape
 
 
 def _setting(default: Any, help: str, validator: Any = None) -> Any:
@@ -82,8 +82,8 @@ class UNetConfig:
         if height % unit or width % unit:
             most = next(n for n in range(levels, 0, -1) if not (height % 2 ** (n - 1) or width % 2 ** (n - 1)))
             raise ValueError(
-                f"height and width of shape = {self.shape} have to be multiples of {unit} = patch × 2^(levels − 1) with "
-                f"patch = {self.patch} and {levels} multipliers; for this shape, patch = 1 and at most {most} "
+                f"height and width of shape = {self.shape} have to be multiples of {unit} = patch × 2^(levels − 1) "
+                f"with patch = {self.patch} and {levels} multipliers; for this shape, patch = 1 and at most {most} "
                 f"multiplier{'s' * (most > 1)}, or {-(-height // unit) * unit} × {-(-width // unit) * unit} pixels"
             )
 
@@ -142,24 +142,25 @@ class UNet(nn.Module):
         folded = config.shape[0] * config.patch**2
         self.embedding = Embedding(config.embedding or 4 * config.channels, config.condition_width)
         self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        # One entry a residual block; what changes the resolution is the identity but for the last block of a level.
+        self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
+        self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
         entering = widths[0]
         for level, width in enumerate(widths):
-            self.encoder.append(
-                nn.ModuleList(Stage(config, level, width if i else entering) for i in range(config.blocks))
-            )
-            self.down.append(Down(width, config.resample) if level < coarsest else nn.Identity())
-            entering = width
+            for block in range(config.blocks):
+                leaves = block == config.blocks - 1 and level < coarsest
+                self.encoder.append(Stage(config, level, entering))
+                self.down.append(Down(width, config.resample) if leaves else nn.Identity())
+                entering = width
         self.middle = nn.ModuleList(Stage(config, coarsest, widths[-1]) for _ in range(config.middle))
-        for level, width in reversed(list(enumerate(widths))):
-            self.decoder.append(
-                nn.ModuleList(Stage(config, level, width + (width if i else entering)) for i in range(config.blocks))
-            )
-            if level:
-                self.up.append(up := Up(width, widths[level - 1], config.resample))
-                entering = up.width
-        self.up.append(nn.Identity())
+        for level in reversed(range(len(widths))):
+            for block in range(config.blocks):
+                leaves = block == config.blocks - 1 and level > 0
+                self.decoder.append(Stage(config, level, entering + widths[level]))
+                entering = widths[level]
+                self.up.append(Up(entering, widths[level - 1], config.resample) if leaves else nn.Identity())
+            if level > 0 and config.resample == "conv":
+                entering = widths[level - 1]
         self.norm = nn.GroupNorm(config.groups, widths[0])
         self.out = zeroed(nn.Conv2d(widths[0], folded, 3, padding=1))
 
@@ -172,23 +173,17 @@ class UNet(nn.Module):
         one), and for c_noise_end.
         """
         refuse_end_level(c_noise_end, "unet")
-        if tuple(x.shape[1:]) != tuple(self.config.shape):
-            raise ValueError(
-                f"x is {tuple(x.shape)}; this unet was built for (b, {', '.join(map(str, self.config.shape))})"
-            )
+        refuse_other_shape(x, self.config.shape, "unet")
         embedding = self.embedding(c_noise, condition)
         # Channels last: convolutions on a CPU take half the time, and tensor cores want it too.
         h = self.stem(F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=channels_last))
         skips: list[Tensor] = []
-        for stages, down in zip(self.encoder, self.down, strict=True):
-            for stage in stages:
-                h = stage(h, embedding)
-                skips.append(h)
+        for stage, down in zip(self.encoder, self.down, strict=True):
+            h = stage(h, embedding)
+            skips.append(h)
             h = down(h)
         for stage in self.middle:
             h = stage(h, embedding)
-        for stages, up in zip(self.decoder, self.up, strict=True):
-            for stage in stages:
-                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
-            h = up(h)
+        for stage, up in zip(self.decoder, self.up, strict=True):
+            h = up(stage(torch.cat([h, skips.pop()], dim=1), embedding))
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.config.patch).contiguous()
