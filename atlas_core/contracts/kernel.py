@@ -43,16 +43,32 @@ class Kernel(Protocol):
 class KernelOperator(Protocol):
     """K of shape (n, m), K_ij = k(x_i, y_j)^(1/ε) = exp(−C_ij / ε) with C = −log k; never formed unless by `dense`."""
 
-    shape: tuple[int, int]
-    batch_shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    epsilon: float | Tensor
-    """() or (*batch,), in units of the cost."""
-    positive: bool
-    """False: scaling solvers refuse it."""
-    absorbs: bool
-    """False: `scaled` cannot be stored, so solvers stay in the log domain."""
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def epsilon(self) -> float | Tensor:
+        """() or (*batch,), in units of the cost."""
+        ...
+
+    @property
+    def positive(self) -> bool:
+        """False: scaling solvers refuse it."""
+        ...
+
+    @property
+    def absorbs(self) -> bool:
+        """False: `scaled` cannot be stored, so solvers stay in the log domain."""
+        ...
 
     def matvec(self, v: Tensor) -> Tensor:
         """K @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k)."""

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 class Coupling(Protocol):
     """A transport plan P (n, m) that is never formed unless by `plan`."""
 
-    marginals: tuple[Tensor, Tensor]
-    """Row and column sums of the plan as returned: (*batch, n), (*batch, m)."""
-    cost: Tensor
-    """⟨P, C⟩, (*batch,)."""
+    @property
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        """Row and column sums of the plan as returned: (*batch, n), (*batch, m)."""
+        ...
+
+    @property
+    def cost(self) -> Tensor:
+        """⟨P, C⟩, (*batch,)."""
+        ...
 
     def matvec(self, v: Tensor) -> Tensor:
         """P @ v."""
@@ -41,22 +46,47 @@ class Coupling(Protocol):
 class EntropicSolution(Coupling, Protocol):
     """plan_ij = a_i b_j exp((f_i + g_j − C_ij) / ε); zero weights are legal: f there is the c-transform, the row is 0."""
 
-    f: Tensor
-    """(*batch, n), no graph."""
-    g: Tensor
-    """(*batch, m), no graph."""
-    value: Tensor
-    """⟨P, C⟩ + ε KL(P | a ⊗ b), (*batch,); differentiable in x, y, a, b by the envelope theorem."""
-    status: Sequence[str]
-    """`converged`, `max-iterations`, `stalled` or `non-finite`, one a problem."""
-    converged: Tensor
-    """(*batch,), bool."""
-    marginal_error: Tensor
-    """(*batch,): the larger L1 error of the two marginals, measured on the plan as returned."""
-    iterations: int
-    matvecs: int
-    history: list[float]
-    seconds: float
+    @property
+    def f(self) -> Tensor:
+        """(*batch, n), no graph."""
+        ...
+
+    @property
+    def g(self) -> Tensor:
+        """(*batch, m), no graph."""
+        ...
+
+    @property
+    def value(self) -> Tensor:
+        """⟨P, C⟩ + ε KL(P | a ⊗ b), (*batch,); differentiable in x, y, a, b by the envelope theorem."""
+        ...
+
+    @property
+    def status(self) -> Sequence[str]:
+        """`converged`, `max-iterations`, `stalled` or `non-finite`, one a problem."""
+        ...
+
+    @property
+    def converged(self) -> Tensor:
+        """(*batch,), bool."""
+        ...
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """(*batch,): the larger L1 error of the two marginals, measured on the plan as returned."""
+        ...
+
+    @property
+    def iterations(self) -> int: ...
+
+    @property
+    def matvecs(self) -> int: ...
+
+    @property
+    def history(self) -> list[float]: ...
+
+    @property
+    def seconds(self) -> float: ...
 
 
 @runtime_checkable
