@@ -16,10 +16,15 @@ class Process(Protocol):
     They are finite on [t_min, t_max].
     """
 
-    t_min: float
-    """The earliest time that training draws and that samplers stop at before the last step to 0."""
-    t_max: float
-    """The latest time that samplers start at."""
+    @property
+    def t_min(self) -> float:
+        """The earliest time that training draws and that samplers stop at before the last step to 0."""
+        ...
+
+    @property
+    def t_max(self) -> float:
+        """The latest time that samplers start at."""
+        ...
 
     def alpha(self, t: Tensor) -> Tensor: ...
 

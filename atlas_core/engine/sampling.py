@@ -1,0 +1,173 @@
+"""From a denoiser, a sampler and seeds to samples: the loop around the samplers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from atlas_core.engine.denoiser import NetworkDenoiser
+from atlas_core.engine.noise import CounterNoise
+from atlas_core.errors import PluginError, UsageError
+
+if TYPE_CHECKING:
+    from atlas_core.contracts import Denoiser, Grid, Guidance, NoiseSource, Parametrization, Process, Sampler, Step
+    from atlas_core.engine.network import Network
+
+DEFAULT_NFE = 20
+
+
+def steps_for(sampler: Sampler, *, nfe: int | None = None, steps: int | None = None) -> int:
+    """Return the number of steps: `steps` as it is, or the most whose calls fit into `nfe` (20 if neither is given).
+
+    Raises UsageError if both are given, if not one step fits, or if the sampler chooses its own steps.
+    """
+    if steps is not None and nfe is not None:
+        raise UsageError("sampling.nfe and sampling.steps are two ways to say one thing: give one of them")
+    if steps is not None:
+        if steps < 1:
+            raise UsageError(f"sampling.steps is at least 1, not {steps}")
+        return steps
+    budget = DEFAULT_NFE if nfe is None else nfe
+    name, cost = type(sampler).__name__, sampler.nfe(1)
+    if cost is None:
+        raise UsageError(f"{name} chooses its own steps: set its tolerance instead of sampling.nfe")
+    if cost > budget:
+        raise UsageError(f"one step of {name} takes {cost} calls of the denoiser: sampling.nfe={budget} is too few")
+    fits, too_many = 1, budget + 1
+    while too_many - fits > 1:  # a step costs a call or more, and cost grows with steps
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if (sampler.nfe(middle) or 0) <= budget else (fits, middle)
+    return fits
+
+
+def start_time(process: Process, parametrization: Parametrization | None = None) -> float:
+    """Return the latest time at which both the process and the parametrization are finite."""
+    latest: Callable[[Process], float] | None = getattr(parametrization, "t_max", None)
+    return float(process.t_max) if latest is None else min(float(process.t_max), float(latest(process)))
+
+
+class _StartingAt:
+    """A process with an earlier t_max, for the grid to end at; everything else is the process's own."""
+
+    def __init__(self, process: Process, t_max: float) -> None:
+        self._process = process
+        self.t_max = t_max
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+
+def sampling_times(grid: Grid, process: Process, parametrization: Parametrization | None, steps: int) -> Tensor:
+    """Return the (steps + 1,) times of `grid`, starting where the parametrization is finite.
+
+    Raises PluginError, naming the grid, if they are not what its contract promises.
+    """
+    start = start_time(process, parametrization)
+    # A view with another t_max satisfies Process by delegation, which mypy cannot see.
+    bounded: Any = process if start == process.t_max else _StartingAt(process, start)
+    times = grid.times(bounded, steps)
+    wrong = _fault(times, steps, start)
+    if wrong:
+        raise PluginError(
+            f"the grid {type(grid).__name__} returned {wrong}",
+            hint="a grid returns (steps + 1,) float64 times on the CPU, decreasing from t_max or later to exactly 0",
+        )
+    return times
+
+
+def _fault(times: Tensor, steps: int, start: float) -> str:
+    if times.shape != (steps + 1,):
+        return f"times of shape {tuple(times.shape)} for {steps} steps"
+    if times.dtype != torch.float64 or times.device.type != "cpu":
+        return f"times in {times.dtype} on {times.device}"
+    if not bool((times[1:] < times[:-1]).all()):  # also false for NaN
+        return "times that do not strictly decrease"
+    if float(times[0]) > start:
+        return f"times that start at {float(times[0]):g}, beyond t_max = {start:g}"
+    if float(times[-1]) != 0:
+        return f"times that end at {float(times[-1]):g}"
+    return ""
+
+
+@torch.no_grad()
+def sample_steps(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    times: Tensor,
+    noise: NoiseSource,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Iterator[Step]:
+    """Draw the start and yield every step: one sample of shape `shape` for each row of `noise`.
+
+    Raises UsageError for a sampler that does not integrate a denoiser.
+    """
+    if "denoiser" not in sampler.accepts:
+        raise UsageError(
+            f"{type(sampler).__name__} integrates {', '.join(sorted(sampler.accepts))}, not a denoiser",
+            hint="atlas-core list-plugins --kind sampler",
+        )
+    like = torch.empty((noise.rows, *shape), dtype=dtype, device=device)
+    x = denoiser.process.prior(noise.normal("prior", 0, like), float(times[0]))
+    yield from sampler.steps(denoiser, x, times, noise=noise)
+
+
+def drain(steps: Iterable[Step]) -> Tensor:
+    """Run all steps and return the last state. Raises ValueError if there are none."""
+    last: Step | None = None
+    for last in steps:  # noqa: B007
+        pass
+    if last is None:
+        raise ValueError("a sampler that yields no step leaves no sample")
+    return last.x
+
+
+def draw(
+    network: Network,
+    sampler: Sampler,
+    times: Tensor,
+    seeds: Sequence[int],
+    shape: Sequence[int],
+    *,
+    inputs: Sequence[Any] | None = None,
+    guidance: Guidance | None = None,
+    batch: int = 250,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[Step, slice], None] | None = None,
+) -> Tensor:
+    """Draw one float32 sample a seed -> (len(seeds), *shape) on the CPU, `batch` at a time; `batch` changes no sample.
+
+    `inputs`: what the network's conditioner encodes, one a seed. `on_step` sees every step and the rows it concerns.
+    The network is put into evaluation mode for as long as it takes.
+    """
+    if inputs is not None and len(inputs) != len(seeds):
+        raise UsageError(f"{len(inputs)} conditions for {len(seeds)} samples: give one each")
+    if inputs is not None and network.conditioner is None:
+        raise UsageError("a condition was given, but this network was trained without a conditioner")
+    out = torch.empty((len(seeds), *shape))
+    was_training = network.training
+    network.eval()
+    try:
+        for start in range(0, len(seeds), batch):
+            rows = slice(start, min(start + batch, len(seeds)))
+            denoiser = _bind(network, None if inputs is None else inputs[rows], guidance)
+            noise = CounterNoise.from_seeds(seeds[rows])
+            for step in sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device):
+                if on_step is not None:
+                    on_step(step, rows)
+            out[rows] = step.x
+    finally:
+        network.train(was_training)
+    return out
+
+
+@torch.no_grad()
+def _bind(network: Network, inputs: Sequence[Any] | None, guidance: Guidance | None) -> NetworkDenoiser:
+    condition = None
+    if inputs is not None and network.conditioner is not None:
+        condition = network.conditioner.encode(inputs)
+    return NetworkDenoiser(network, condition, guidance)

@@ -1,0 +1,1 @@
+"""The times that a sampler visits. They matter more than the sampler."""

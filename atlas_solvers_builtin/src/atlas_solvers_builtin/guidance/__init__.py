@@ -1,0 +1,1 @@
+"""How the condition is amplified at sampling."""

@@ -1,0 +1,27 @@
+"""The parametrization `velocity`."""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+from atlas_core.contracts import Process
+from atlas_solvers_builtin.parametrizations.scaling import Coefficients, finite_at_data, noise_embedding, unit_input
+
+
+@attrs.frozen
+class Velocity:
+    """Let the network name where the sample is going: F = dx/dt = α̇ x₀ + σ̇ z, as in flow matching.
+
+    With D = σ α̇ − α σ̇: x̂₀ = (σ F − σ̇ x) / D. Finite wherever σ̇ is, so legal on every process; but on `edm` F is σ̇ z,
+    which spans four orders of magnitude: prefer `edm`, `v` or `eps` there.
+    """
+
+    paper = "Lipman et al. 2023, eq. 9; Liu, Gong & Liu 2023, eq. 1"
+
+    def coefficients(self, process: Process, t: Tensor) -> Coefficients:
+        """c_skip = −σ̇/D, c_out = σ/D."""
+        alpha, sigma, sigma_dot = process.alpha(t), process.sigma(t), process.sigma_dot(t)
+        determinant = sigma * process.alpha_dot(t) - alpha * sigma_dot
+        skip, out = finite_at_data(alpha, sigma, -sigma_dot / determinant, sigma / determinant)
+        return unit_input(alpha, sigma), skip, out, noise_embedding(process.log_snr(t))

@@ -1,0 +1,1 @@
+"""Integrators of the generative dynamics, one step at a time."""
