@@ -94,9 +94,9 @@ class MLP(nn.Module):
         refuse_end_level(c_noise_end, "mlp")
         refuse_other_shape(x, self.config.shape, "mlp")
         embedding = F.silu(self.embedding(c_noise, condition))
-        h = self.stem(x.flatten(1))
+        h = self.stem(x.flatten(1).to(self.stem.weight.dtype))
         for block in self.blocks:
             h = block(h, embedding)
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
         predicted: Tensor = self.out(h * (1 + scale) + shift)
-        return predicted.view(x.shape)
+        return predicted.view(x.shape).to(x.dtype)

@@ -176,7 +176,8 @@ class UNet(nn.Module):
         refuse_other_shape(x, self.config.shape, "unet")
         embedding = self.embedding(c_noise, condition)
         # Channels last: convolutions on a CPU take half the time, and tensor cores want it too.
-        h = self.stem(F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=channels_last))
+        folded = F.pixel_unshuffle(x.to(self.stem.weight.dtype), self.config.patch)
+        h = self.stem(folded.contiguous(memory_format=channels_last))
         skips: list[Tensor] = []
         for stage, down in zip(self.encoder, self.down, strict=True):
             h = stage(h, embedding)
@@ -186,4 +187,5 @@ class UNet(nn.Module):
             h = stage(h, embedding)
         for stage, up in zip(self.decoder, self.up, strict=True):
             h = up(stage(torch.cat([h, skips.pop()], dim=1), embedding))
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.config.patch).contiguous()
+        predicted = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.config.patch)
+        return predicted.to(x.dtype).contiguous()
