@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import attrs
 import torch
@@ -15,18 +17,19 @@ WIDTH = 64
 """Width of the penultimate layer: small, so that a covariance is well estimated from some hundred images."""
 LARGEST = 32
 """Larger images are averaged down to this side before the classifier sees them."""
-STEPS, BATCH, RATE = 600, 64, 3e-3
+STEPS, BATCH, RATE = 300, 64, 3e-3
 
 
 def _network(shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Return layers whose last is the linear read-out of the WIDTH features before it."""
     if len(shape) == 3:
         blocks: list[nn.Module] = []
-        for channels, width, stride in ((shape[0], 16, 1), (16, 32, 2), (32, 64, 2)):
-            blocks += [nn.Conv2d(channels, width, 3, stride, 1), nn.GroupNorm(4, width), nn.SiLU()]
+        first = 2 if max(shape[1:]) > 16 else 1
+        for channels, width, stride in ((shape[0], 16, first), (16, 32, 2), (32, 64, 2)):
+            blocks += [nn.Conv2d(channels, width, 3, stride, 1), nn.BatchNorm2d(width), nn.SiLU()]
         body = [*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * 64, WIDTH), nn.SiLU()]
     else:
-        body = [nn.Flatten(), nn.LazyLinear(128), nn.SiLU(), nn.Linear(128, WIDTH), nn.SiLU()]
+        body = [nn.Flatten(), nn.Linear(math.prod(shape), 128), nn.SiLU(), nn.Linear(128, WIDTH), nn.SiLU()]
     return nn.Sequential(*body, nn.Linear(WIDTH, classes))
 
 
@@ -35,7 +38,7 @@ class Classifier:
     """A small network of the real training split; its penultimate layer tells classes apart and ignores pixel noise.
 
     Images (c, h, w) go through three convolutions, items of any other shape through two linear layers. Trained for
-    600 steps of 64 by AdamW from a seed of its own; the global random state is left as it was.
+    300 steps of 64 by AdamW from a seed of its own; the global random state is left as it was.
     """
 
     seed: int
@@ -51,8 +54,7 @@ class Classifier:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.default_generator.manual_seed(self.seed)
             network = _network(tuple(x.shape[1:]), classes)
-            network(x[:1])  # gives the lazy layer its width
-            optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
+            optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05, fused=True)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
             for _ in range(STEPS):
                 rows = torch.randint(len(x), (BATCH,))
@@ -82,6 +84,17 @@ class Classifier:
         return torch.as_tensor(self.network[-1](self.features(x)).argmax(1))
 
 
+_TRAINED: WeakKeyDictionary[Batch, dict[int, Classifier]] = WeakKeyDictionary()
+
+
+def _classifier_of(train: Batch, labels: Tensor, classes: int, seed: int) -> Classifier:
+    """Train once for all metrics that are shown the same batch with the same seed; forgotten with the batch."""
+    trained = _TRAINED.setdefault(train, {})
+    if seed not in trained:
+        trained[seed] = Classifier(seed).fit(train.x, labels, classes)
+    return trained[seed]
+
+
 def _features_field() -> Any:
     return attrs.field(
         default="pixels",
@@ -107,7 +120,7 @@ class FeatureSets(TwoSets):
         """Train the feature classifier, if one is wanted, on the real training split."""
         if self.features == "classifier":
             labels = labelled(train, spec, f"{type(self).__name__}(features='classifier')")
-            self.classifier = Classifier(self.seed).fit(train.x, labels, len(spec.classes))
+            self.classifier = _classifier_of(train, labels, len(spec.classes), self.seed)
 
     def features_of(self, x: Tensor) -> Tensor:
         if self.features == "pixels":
