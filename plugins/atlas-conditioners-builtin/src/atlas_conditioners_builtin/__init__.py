@@ -1,1 +1,1 @@
-"""See README.md."""
+"""What a network is told about the sample it draws. See README.md."""
