@@ -1,0 +1,42 @@
+"""Average the weights over training: what is sampled from is smoother than what was last stepped to."""
+
+from __future__ import annotations
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class MovingAverage(Generic[M]):
+    """A copy of a module whose parameters follow ema ← d · ema + (1 − d) · parameter, once per optimizer step.
+
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon forgotten; buffers
+    are copied.
+    The copy is in eval mode and shares nothing with the original, whose own sharing (tied weights) it keeps.
+    """
+
+    def __init__(self, module: M, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.module: M = copy.deepcopy(module).eval().requires_grad_(False)
+        # The lists are made once: walking the module tree costs more than the arithmetic of a small network.
+        self._average = list(self.module.parameters())
+        self._source = [parameter.detach() for parameter in module.parameters()]
+        self._average_buffers = list(self.module.buffers())
+        self._source_buffers = list(module.buffers())
+
+    def update(self) -> None:
+        """Take in the weights after an optimizer step."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self._average:
+            update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            update(self._average, self._source, None)
+        with torch.no_grad():
+            for average, source in zip(self._average_buffers, self._source_buffers, strict=True):
+                average.copy_(source)
+        self.updates += 1
