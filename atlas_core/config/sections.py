@@ -43,7 +43,9 @@ class TrainConfig:
 class SamplingConfig:
     """How samples are drawn from the trained network."""
 
-    nfe: int | None = _setting(None, "Calls of the denoiser a sample; the most steps that fit. Default 20.", optional(ge(1)))
+    nfe: int | None = _setting(
+        None, "Calls of the denoiser a sample; the most steps that fit. Default 20.", optional(ge(1))
+    )
     steps: int | None = _setting(None, "Steps of the sampler, instead of nfe.", optional(ge(1)))
     seed: int = _setting(0, "Sample i is drawn from seed + i, alone or in any batch.", ge(0))
     batch: int = _setting(250, "Samples drawn at once; changes memory and speed, never a sample.", ge(1))
@@ -58,7 +60,9 @@ class EvaluateConfig:
     count: int = _setting(1000, "Samples that are drawn and scored.", ge(1))
     split: str = _setting("test", "Held-out split that the samples are compared with.")
     metrics: Any = component("metric", default=[], many=True, help="Scores of the table.")
-    baselines: Any = component("baseline", default=[], many=True, help="Simple generators that the table is compared with.")
+    baselines: Any = component(
+        "baseline", default=[], many=True, help="Simple generators that the table is compared with."
+    )
 
 
 @attrs.frozen
