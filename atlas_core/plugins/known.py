@@ -1,0 +1,37 @@
+"""Says which `pip install` brings a component that is not installed: a table, for which nothing is imported."""
+
+from __future__ import annotations
+
+PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "atlas-kernels-builtin": {"kernel": ("gaussian",)},
+    "atlas-solvers-builtin": {
+        "solver": ("sinkhorn",),
+        "process": ("vp-linear", "vp-cosine", "edm", "rectified-flow"),
+        "parametrization": ("eps", "x0", "v", "velocity", "edm"),
+        "grid": ("karras", "uniform", "logistic-log-snr"),
+        "guidance": ("none", "cfg"),
+        "sampler": ("euler", "heun", "dpmpp-2m", "ddpm-ancestral"),
+        "objective": ("denoising",),
+    },
+    "atlas-models-builtin": {"model": ("unet", "mlp")},
+    "atlas-datasets-builtin": {"dataset": ("digits", "mnist-5k", "image-folder", "gaussian-mixture")},
+    "atlas-conditioners-builtin": {"conditioner": ("class-label",)},
+    "atlas-metrics-builtin": {
+        "metric": (
+            "frechet-distance",
+            "conditional-accuracy",
+            "nearest-neighbour",
+            "precision-recall",
+            "two-sample",
+            "sinkhorn-divergence",
+        ),
+        "baseline": ("training-copies", "noisy-copies", "class-gaussian"),
+    },
+    "atlas-example-kernel": {"kernel": ("cauchy",)},
+}
+"""Distribution -> kind -> names. A test holds it against the entry points that this repository declares."""
+
+
+def names(kind: str) -> dict[str, str]:
+    """Return the known names of a kind, each with the distribution that has it."""
+    return {name: provider for provider, kinds in PROVIDERS.items() for name in kinds.get(kind, ())}
