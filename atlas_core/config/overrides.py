@@ -15,6 +15,8 @@ from atlas_core.config.source import Place, Source
 from atlas_core.errors import Problem
 
 _STEP = re.compile(r'\.?([A-Za-z0-9_-]+)|\.?"((?:[^"\\]|\\.)*)"|\[(\d+)\]')
+RIVALS = {"$.sampling.steps": "nfe", "$.sampling.nfe": "steps"}
+"""Settings of which only one may be given; an override of one takes the place of the other in the file."""
 _LOOKS_LIKE_TOML = ("[", "{", '"', "'")
 
 
@@ -102,6 +104,14 @@ class _Layer:
         self._forget(override.where)
         self.places[override.where] = Place(override.name)
         holder[last] = override.value
+        self._drop_rival(holder, override, where)
+
+    def _drop_rival(self, table: Any, override: Override, where: str) -> None:
+        rival = RIVALS.get(override.where, "")
+        place = self.places.get(places.child(where, rival))
+        if rival in table and (place is None or place.line):  # one from the command line, too, is a contradiction
+            self.notes.append(f"{override.where} in place of {rival} = {table.pop(rival)}")
+            self._forget(places.child(where, rival))
 
     def _enter(self, holder: Any, step: str | int, following: str | int, where: str, override: Override) -> Any:
         _check_step(holder, step, places.parent(where))

@@ -88,7 +88,7 @@ def _converter() -> cattrs.Converter:
     for primitive, hook in _PRIMITIVES.items():
         converter.register_structure_hook(primitive, hook)
     converter.register_structure_hook_func(_is_opaque, _opaque)
-    converter.register_structure_hook_func(lambda wanted: get_origin(wanted) is Literal, _literal)
+    converter.register_structure_hook_func(_is_literal, _literal)
     converter.register_structure_hook_func(lambda wanted: _container(wanted) in _LISTS, partial(_list, converter))
     converter.register_structure_hook_func(lambda wanted: _container(wanted) in _TABLES, partial(_table, converter))
     converter.register_structure_hook_func(attrs.has, partial(_record, converter))
@@ -154,6 +154,11 @@ def _opaque(value: Any, wanted: Any) -> Any:
     if not fits:
         raise _ConvertError(value, wanted)
     return value
+
+
+def _is_literal(wanted: Any) -> bool:
+    origin: object = get_origin(wanted)
+    return origin is Literal
 
 
 def _literal(value: Any, wanted: Any) -> Any:
