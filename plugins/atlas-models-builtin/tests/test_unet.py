@@ -227,18 +227,18 @@ def test_attention_levels_count_from_both_ends():
 def test_it_reaches_the_loss_floor_with_the_condition_and_the_class_variance_without():
     """Four images, one a class, from pure noise: the best mean squared error is 0, or the variance between classes."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 1, 8, 8, generator=generator)
+    images = torch.randn(4, 1, 4, 4, generator=generator)
     variance = float(images.var(dim=0, correction=0).mean())
     labels = torch.arange(4).repeat(4)
     losses = {}
     for width in (4, 0):
         torch.manual_seed(0)
-        net = UNet(UNetConfig(shape=(1, 8, 8), channels=16, blocks=1, heads=1, condition_width=width))
+        net = UNet(UNetConfig(shape=(1, 4, 4), channels=16, blocks=1, heads=1, condition_width=width))
         optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
         condition = Condition(vector=torch.eye(4)[labels]) if width else None
         history = []
         for _ in range(120):
-            noise = torch.randn(16, 1, 8, 8, generator=generator)
+            noise = torch.randn(16, 1, 4, 4, generator=generator)
             loss = (net(noise, torch.zeros(16), condition) - images[labels]).square().mean()
             optimizer.zero_grad()
             loss.backward()
