@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """(x_t, t) → x̂₀ = E[x₀ | x_t]: model, parametrization, condition and guidance bound together."""
+    """(x_t, t) → x̂₀ = E[x₀ | x_t]: model, parametrization, condition and guidance bound together.
+
+    One method is optional: `prepare(times)`, called before a loop with the (n,) times it will predict at, so that their
+    coefficients are computed once.
+    """
 
     process: Process
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -13,19 +13,8 @@ from atlas_core.engine.network import cast_like
 from atlas_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from atlas_core.contracts import Condition, Conditioner, Guidance, Parametrization, Process
-
-
-class BoundNetwork(Protocol):
-    """What a denoiser needs of `atlas_core.engine.network.Network`."""
-
-    process: Process
-    parametrization: Parametrization
-    conditioner: Conditioner | None
-
-    def x0(
-        self, x: Tensor, t: Tensor, condition: Condition | None = None, *, t_end: Tensor | None = None
-    ) -> Tensor: ...
+    from atlas_core.contracts import Condition, Guidance
+    from atlas_core.engine.network import Network
 
 
 @attrs.define
@@ -47,7 +36,7 @@ class NetworkDenoiser:
 
     def __init__(
         self,
-        network: BoundNetwork,
+        network: Network,
         condition: Condition | None = None,
         guidance: Guidance | None = None,
         null: Condition | None = None,
@@ -58,11 +47,13 @@ class NetworkDenoiser:
         """
         self.process = network.process
         self._network = network
-        self._condition = condition
         self._guidance = guidance
-        self._null = _reference(network, condition, guidance, null)
-        self._both = condition.cat(self._null) if condition is not None and self._null is not None else None
+        null = _reference(network, condition, guidance, null)
+        self._condition = None if condition is None else network.settle(condition)
+        self._null = None if null is None else network.settle(null)
+        self._both = None if self._condition is None or self._null is None else self._condition.cat(self._null)
         self._state: Any = None
+        self._scales: dict[float, tuple[float, float]] = {}
         self._calls = Calls()
 
     @property
@@ -75,6 +66,12 @@ class NetworkDenoiser:
         """Forward passes of the network so far: guided calls have two."""
         return self._calls.forward_passes
 
+    def prepare(self, times: Tensor) -> None:
+        """Compute once what calls at times (n,) float64 on the CPU have in common: their coefficients."""
+        self._network.tabulate(times)
+        alpha, sigma = self.process.alpha(times).tolist(), self.process.sigma(times).tolist()
+        self._scales = dict(zip(times.tolist(), zip(alpha, sigma, strict=True), strict=True))
+
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the clean data: x (b, *item), t 0-d or (b,) float64 on the CPU -> (b, *item)."""
         self._calls.nfe += 1
@@ -86,7 +83,8 @@ class NetworkDenoiser:
         else:
             times = t if t.ndim == 0 else torch.cat([t, t])
             d_cond, d_ref = self._network.x0(torch.cat([x, x]), times, self._both).chunk(2)
-        alpha, sigma = (cast_like(c, x) for c in (self.process.alpha(t), self.process.sigma(t)))
+        known = self._scales.get(float(t)) if t.ndim == 0 else None
+        alpha, sigma = (cast_like(c, x) for c in known or (self.process.alpha(t), self.process.sigma(t)))
         context = GuidanceContext(x=x, d_cond=d_cond, d_ref=d_ref, t=t, alpha=alpha, sigma=sigma)
         x0, self._state = self._guidance(context, self._state)
         return x0
@@ -103,12 +101,12 @@ class NetworkDenoiser:
             )
         condition, null = (None if c is None else c.take(index) for c in (self._condition, self._null))
         taken = NetworkDenoiser(self._network, condition, self._guidance, null)
-        taken._calls = self._calls
+        taken._calls, taken._scales = self._calls, self._scales
         return taken
 
 
 def _reference(
-    network: BoundNetwork, condition: Condition | None, guidance: Guidance | None, null: Condition | None
+    network: Network, condition: Condition | None, guidance: Guidance | None, null: Condition | None
 ) -> Condition | None:
     """Return the condition of the reference prediction, or None where guidance needs none."""
     if guidance is None or not guidance.needs:

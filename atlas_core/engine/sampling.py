@@ -112,6 +112,9 @@ def sample_steps(
             hint="atlas-core list-plugins --kind sampler",
         )
     like = torch.empty((noise.rows, *shape), dtype=dtype, device=device)
+    prepare = getattr(denoiser, "prepare", None)
+    if prepare is not None:
+        prepare(times[:-1])  # nothing is predicted at t = 0
     x = denoiser.process.prior(noise.normal("prior", 0, like), float(times[0]))
     yield from sampler.steps(denoiser, x, times, noise=noise)
 
