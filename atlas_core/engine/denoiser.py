@@ -73,7 +73,12 @@ class NetworkDenoiser:
         self._scales = dict(zip(times.tolist(), zip(alpha, sigma, strict=True), strict=True))
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Predict the clean data: x (b, *item), t 0-d or (b,) float64 on the CPU -> (b, *item)."""
+        """Predict the clean data: x (b, *item), t 0-d or (b,) float64 on the CPU -> (b, *item).
+
+        Raises ValueError for another number of rows than there are conditions.
+        """
+        if self._condition is not None and len(x) != _rows(self._condition):
+            raise ValueError(f"{len(x)} rows for {_rows(self._condition)} conditions")
         self._calls.nfe += 1
         self._calls.forward_passes += 1 if self._both is None else 2
         if self._guidance is None:

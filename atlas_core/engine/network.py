@@ -45,6 +45,11 @@ class Network(nn.Module):
         columns = (c.tolist() for c in self.parametrization.coefficients(self.process, times))
         self._table = dict(zip(times.tolist(), zip(*columns, strict=True), strict=True))
 
+    def settle(self, condition: Condition) -> Condition:
+        """Return the condition on the device and in the dtype of the model."""
+        place = next(self.model.parameters(), None)
+        return condition if place is None else condition.to(device=place.device, dtype=place.dtype)
+
     def forward(
         self, x: Tensor, t: Tensor, condition: Condition | None = None, *, t_end: Tensor | None = None
     ) -> Tensor:
