@@ -15,6 +15,9 @@ from atlas_core.contracts.metric import MetricResult
 
 SCHEMA = 1
 
+_LEVELS = {"lower": (0.15, 0.6), "match": (0.1, 0.4), "higher": (0.05, 0.2)}
+"""Largest relative distance from real data that is close, and near."""
+
 
 @attrs.frozen
 class Cell:
@@ -114,7 +117,7 @@ class Evaluation:
             and (theirs := row.cells[column.name].value) is not None
             and gap(column, theirs) > own
         )
-        close, near = (0.05, 0.2) if column.better == "higher" else (0.15, 0.6)
+        close, near = _LEVELS.get(column.better, _LEVELS["match"])
         level: Literal["close", "near", "far"] = "close" if own <= close else "near" if own <= near else "far"
         return Verdict(level, words(column, ours), beats)
 

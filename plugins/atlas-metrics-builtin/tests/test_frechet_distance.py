@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from atlas_metrics_builtin import features
 from atlas_metrics_builtin.frechet_distance import FrechetDistance, frechet, frechet_of_samples
 
 
@@ -54,7 +55,10 @@ def test_converges_to_the_distance_of_the_distributions(as_batch, normal):
     assert result.details["from_means"] == pytest.approx(2, abs=0.08)
 
 
-def test_classifier_features_are_seeded_leave_the_global_generator_alone_and_see_a_class_go_missing(labelled):
+def test_classifier_features_are_seeded_leave_the_global_generator_alone_and_see_a_class_go_missing(
+    labelled, monkeypatch
+):
+    monkeypatch.setattr(features, "STEPS", 60)
     train, spec = labelled
     torch.manual_seed(5)
     expected = torch.rand(3)

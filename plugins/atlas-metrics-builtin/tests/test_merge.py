@@ -16,6 +16,7 @@ from atlas_metrics_builtin.two_sample import TwoSample
 from atlas_core.contracts import Batch, Metric
 
 METRICS = [FrechetDistance, ConditionalAccuracy, NearestNeighbour, PrecisionRecall, TwoSample]
+QUICK = {TwoSample: {"trees": 5}}
 
 
 def part(batch, rows):
@@ -30,8 +31,8 @@ def sets(labelled):
     return generated, train, spec
 
 
-def fitted(kind, sets, **config):
-    metric = kind(**config)
+def fitted(kind, sets):
+    metric = kind(**QUICK.get(kind, {}))
     if hasattr(metric, "fit"):
         metric.fit(sets[1], sets[2])
     return metric
@@ -101,7 +102,9 @@ DIFFERENT = [
 @pytest.mark.parametrize(("a", "b"), DIFFERENT)
 def test_every_setting_changes_the_result(a, b, labelled):
     train, spec = labelled
-    blurred = train.x + 1.0 * torch.randn(train.x.shape, generator=torch.Generator().manual_seed(1))
+    # The judge is never wrong on images that are blurred less.
+    blur = 1.0 if isinstance(a, ConditionalAccuracy) else 0.5
+    blurred = train.x + blur * torch.randn(train.x.shape, generator=torch.Generator().manual_seed(1))
     generated = Batch(blurred, train.condition, index=train.index)
     results = []
     for metric in (a, b):
