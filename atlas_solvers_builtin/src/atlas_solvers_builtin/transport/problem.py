@@ -1,0 +1,118 @@
+"""What a transport solver is asked, checked: an operator and two weightings of equal mass."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor
+
+from atlas_core.contracts import KernelOperator
+
+MEAN_COST_ROWS = 4096
+"""Rows that the mean cost is measured on; it is exact up to that many points."""
+
+
+@attrs.frozen(eq=False)
+class Problem:
+    """Couple weights a (*batch, n) with b (*batch, m) under the cost C = −ε log K."""
+
+    operator: KernelOperator
+    a: Tensor
+    b: Tensor
+    epsilon: Tensor
+    """(), or (*batch,)."""
+
+    @property
+    def mass(self) -> Tensor:
+        """(*batch,): the mass of either side."""
+        return self.a.sum(-1)
+
+    def detach(self) -> Problem:
+        """Return the problem without the graph of its weights and ε."""
+        return Problem(self.operator, self.a.detach(), self.b.detach(), self.epsilon.detach())
+
+    def over(self, potential: Tensor) -> Tensor:
+        """potential / ε: (*batch, n) -> (*batch, n)."""
+        return potential / self.epsilon[..., None]
+
+    def left(self, f: Tensor) -> Tensor:
+        """log a + f / ε, −inf where the weight is 0."""
+        return self.a.log() + self.over(f)
+
+    def right(self, g: Tensor) -> Tensor:
+        """log b + g / ε, −inf where the weight is 0."""
+        return self.b.log() + self.over(g)
+
+    def c_transform(self, g: Tensor) -> Tensor:
+        """f_i = −ε log Σ_j b_j exp((g_j − C_ij) / ε): the best f for this g; finite also where a_i = 0."""
+        return -self.epsilon[..., None] * self.operator.log_matvec(self.right(g))
+
+    def c_transform_transposed(self, f: Tensor) -> Tensor:
+        """g_j = −ε log Σ_i a_i exp((f_i − C_ij) / ε)."""
+        return -self.epsilon[..., None] * self.operator.log_rmatvec(self.left(f))
+
+
+def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None) -> Problem:
+    """Check everything that a solver relies on. Raises ValueError, with what is wrong and what to do."""
+    if not operator.positive:
+        raise ValueError(
+            "sinkhorn needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
+            "kernel with has_log = True"
+        )
+    n, m = operator.shape
+    a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
+    masses = a.sum(-1), b.sum(-1)
+    difference = (masses[0] - masses[1]).abs()
+    if (difference > 1e3 * torch.finfo(a.dtype).eps * masses[0]).any():
+        raise ValueError(
+            f"a has mass {_first(masses[0], difference)} and b {_first(masses[1], difference)}, and balanced transport "
+            "moves all of it: divide each by its sum"
+        )
+    epsilon = torch.as_tensor(operator.epsilon, dtype=operator.dtype, device=operator.device)
+    return Problem(operator, a, b, epsilon)
+
+
+def _weights(name: str, weights: Tensor | None, length: int, operator: KernelOperator) -> Tensor:
+    shape = (*operator.batch_shape, length)
+    if weights is None:
+        return torch.full(shape, 1 / length, dtype=operator.dtype, device=operator.device)
+    if weights.shape[-1:] != (length,) or weights.ndim > len(shape):
+        raise ValueError(f"{name} must hold one weight a point, {shape}, not {tuple(weights.shape)}")
+    if not weights.isfinite().all() or (weights < 0).any():
+        raise ValueError(f"{name} holds a weight that is negative or not finite; weights are masses, 0 or more")
+    if (weights.sum(-1) == 0).any():
+        raise ValueError(f"{name} is all zero: there is nothing to transport")
+    return weights.to(dtype=operator.dtype, device=operator.device).expand(shape)
+
+
+def _first(values: Tensor, difference: Tensor) -> str:
+    return f"{float(values.flatten()[difference.argmax()]):.6g}"
+
+
+def check_points(**points: Tensor) -> None:
+    """Raise ValueError, naming the first such row, if a coordinate is NaN or infinite."""
+    for name, values in points.items():
+        bad = ~values.isfinite()
+        if bad.any():
+            place = tuple(bad.nonzero()[0].tolist())
+            raise ValueError(f"{name}{list(place)} is {float(values[place].detach())}: points must be finite")
+
+
+@torch.no_grad()
+def mean_cost(problem: Problem) -> Tensor:
+    """⟨a ⊗ b, C⟩ / mass², (*batch,), from an operator with ε = 1; above 4096 points, from that many, evenly spaced."""
+    operator, (n, m) = problem.operator, problem.operator.shape
+    index = torch.linspace(0, n - 1, min(n, MEAN_COST_ROWS), device=operator.device).round().long()
+    # The tiny addition: all the rows that were picked may have weight 0.
+    weights = problem.a[..., index] + torch.finfo(problem.a.dtype).tiny
+    columns = problem.b / problem.b.sum(-1, keepdim=True)
+    chunk = max(1, 2**24 // (m * max(1, math.prod(operator.batch_shape))))
+    costs = [_row_costs(operator.log_rows(part), columns) for part in torch.split(index, chunk)]
+    return (torch.cat(costs, dim=-1) * weights).sum(-1) / weights.sum(-1)
+
+
+def _row_costs(log_rows: Tensor, columns: Tensor) -> Tensor:
+    """Mean cost of each row, (*batch, r), over the pairs that can be matched at all."""
+    return torch.where(log_rows.isfinite(), -log_rows * columns[..., None, :], 0.0).sum(-1)
