@@ -124,6 +124,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     or altered file, a folder of another program.
     """
     path = Path(path)
+    try:
+        return _open(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read: {error.strerror}", hint="`ls -l` it"
+        ) from error
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise missing_error(path)
     if not path.is_dir():

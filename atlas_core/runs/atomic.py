@@ -101,7 +101,11 @@ def _advice(error: OSError, path: Path) -> str:
 
 
 def _existing(path: Path) -> Path:
-    return next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+    for parent in (path, *path.parents):
+        with contextlib.suppress(OSError):  # where not even looking is allowed, the folder above is named
+            if parent.exists():
+                return parent
+    return Path(path.anchor)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A training that takes milliseconds and has everything that a resume could lose: augmentation, dropout, labels, a buffer.
+"""A training of milliseconds that has all that a resume could lose: augmentation, dropout, labels, a buffer.
 
 Nothing here comes from another distribution: the trainer is tested against the contracts alone.
 """

@@ -96,7 +96,7 @@ class Learner:
 
     def _update(self) -> Tensor:
         """Clip the gradient, step, and average, unless the scaled loss overflowed; return the norm of the gradient."""
-        # Accelerate's wrapper of the optimizer looks for optional packages on the disk at every step: half a millisecond.
+        # Accelerate's wrapper of the optimizer looks for optional packages on the disk in every step: 0.5 ms.
         limit = self._config.clip_norm if self._config.clip_norm is not None else float("inf")
         scaler = self.accelerator.scaler
         if scaler is None:
@@ -115,7 +115,7 @@ class Learner:
         return norm
 
     def tensors(self) -> dict[str, Any]:
-        """Return what `save` stores: state dicts of the bare modules and of their average, and the optimizer's tensors."""
+        """Return what `save` stores: state dicts of the bare modules and of their average, the optimizer's state."""
         return {
             "networks": {name: module.state_dict() for name, module in self.plain.parts().items()},
             "ema": {name: module.state_dict() for name, module in self.average.module.parts().items()},

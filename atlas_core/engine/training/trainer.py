@@ -154,13 +154,13 @@ class Trainer:
     # ---- before the first step ---------------------------------------------------------------------------------
 
     def _begin(self, resume: bool) -> tuple[int, tuple[str, ...]]:
+        if self._main:
+            self.run.prepare()
+            remove_leftovers(self.run.path)
         latest = self.run.latest_checkpoint()
         if latest is not None and not resume:
             hint = f"`{self.run.resume_command}` goes on with it"
             raise UsageError(f"{self.run.path} has checkpoints of an earlier training", hint=hint)
-        if self._main:
-            self.run.prepare()
-            remove_leftovers(self.run.path)
         if latest is None:
             self._rewind(-1)
             return 0, ("there was no checkpoint yet: it starts from step 0",) if resume else ()
