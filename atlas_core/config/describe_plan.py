@@ -64,7 +64,9 @@ def _nested(section: Section) -> list[_Row]:
 
 def _given(section: Section) -> str:
     plain = [name for name, value in section.settings.items() if not isinstance(value, (Resolved, Several))]
-    return ", ".join(f"{name} = {shown(section.table.get(name))}" for name in plain if name in section.given)
+    # Unbreakable spaces keep a name and its value on one line; _page takes them out again.
+    settings = (f"{name} = {shown(section.table.get(name))}" for name in plain if name in section.given)
+    return ", ".join(setting.replace(" ", "\N{NO-BREAK SPACE}") for setting in settings)
 
 
 def _facts(facts: Facts) -> list[str]:
@@ -93,4 +95,4 @@ def _page(name: str, origin: str, rows: list[_Row], facts: list[str], notes: Ite
         lines += [margin + line for line in wrapped]
     lines += ["", *(_INDENT + fact for fact in facts)] if facts else []
     lines += ["", *(f"{_INDENT}note: {note}" for note in notes)] if notes else []
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")

@@ -42,8 +42,8 @@ class Section:
 
     @property
     def light(self) -> bool:
-        """True if `config` costs nothing: no network, no file is touched."""
-        return all(child.light for child in self.children())
+        """True if `config` costs nothing: no nested network is built for it."""
+        return all(child.cls is child.target and child.light for child in self.children())
 
     @cached_property
     def config(self) -> Any:
@@ -89,10 +89,6 @@ class Resolved(Section):
     def id(self) -> str:
         """`provider:name`."""
         return self.entry.id
-
-    @property
-    def light(self) -> bool:
-        return self.cls is self.target and super().light
 
     def build(self) -> Any:
         """Return a new component. Raises ConfigError for settings that it refuses, PluginError if it breaks."""

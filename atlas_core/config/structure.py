@@ -60,10 +60,11 @@ class Reader:
         self.problems: list[Problem] = []
 
     def raise_problems(self, summary: str) -> None:
-        """Raise ConfigError if there is any problem."""
+        """Raise ConfigError if there is any problem: those of the command line first, then from the top of the file."""
         if self.problems:
             count = len(self.problems)
-            raise ConfigError(f"{summary}: {count} problem{'s' if count > 1 else ''}", problems=self.problems)
+            problems = sorted(self.problems, key=lambda problem: problem.line)
+            raise ConfigError(f"{summary}: {count} problem{'s' if count > 1 else ''}", problems=problems)
 
     def report(self, message: str, where: str, hint: str = "") -> None:
         """Add a problem at `where`."""
@@ -71,8 +72,8 @@ class Reader:
         self.problems.append(Problem(message, where=where, file=place.file, line=place.line, hint=hint))
 
     def report_error(self, error: AtlasError, where: str) -> None:
-        """Add what an error says, at `where`; its own problems keep their places."""
-        if error.problems:
+        """Add what an error says, at `where`; those problems of a config that it carries keep their places."""
+        if isinstance(error, ConfigError) and error.problems:
             self.problems.extend(error.problems)
         else:
             self.report(error.message, where, error.hint)

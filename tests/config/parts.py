@@ -1,4 +1,4 @@
-"""A small house of components, of every kind that a pipeline has: strangers to atlas-core, found through the registry."""
+"""Stand-ins of every kind that a pipeline has: strangers to atlas-core, found through the registry alone."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class Signed(Gauss):
 @attrs.frozen
 class Sinkhorn:
     kernel: Any = component("kernel", default="gauss", help="Whose −log is the cost.")
-    epsilon: float | Tensor = setting(0.1, gt(0))
+    epsilon: float | Tensor = setting(0.1, gt(0))  # noqa: RUF009
 
     def solve(self, x: Any, y: Any, *, a: Any = None, b: Any = None, init: Any = None) -> Any: ...
 
