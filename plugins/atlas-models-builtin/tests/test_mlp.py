@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from atlas_models_builtin.mlp import MLP, MLPConfig
+from atlas_models_builtin.mlp import MLP, MLPBlock, MLPConfig
 
 from atlas_core.contracts import Condition
 
@@ -52,6 +52,11 @@ def test_images_are_read_as_points(awake):
     points = awake(MLP(MLPConfig(shape=(24,), width=16, blocks=1)))
     x, c_noise = torch.randn(5, 2, 3, 4), torch.randn(5)
     assert torch.equal(image(x, c_noise).flatten(1), points(x.flatten(1), c_noise))
+
+
+def test_a_new_block_is_the_identity():
+    x = torch.randn(3, 8)
+    assert torch.equal(MLPBlock(8, embedding=5, dropout=0.0)(x, torch.randn(3, 5)), x)
 
 
 def test_the_number_of_parameters_is_the_one_counted_by_hand():

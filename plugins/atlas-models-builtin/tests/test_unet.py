@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from atlas_models_builtin.blocks import Attention
+from atlas_models_builtin.blocks import Attention, ResidualBlock
 from atlas_models_builtin.unet import Stage, UNet, UNetConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -45,6 +45,33 @@ def test_attention_is_the_softmax_of_the_scaled_products(heads, awake):
         expected[sample] += attended.T.reshape(channels, height, width)
     assert np.abs(expected - x.numpy()).max() > 0.01
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_a_residual_block_is_its_formula(awake):
+    """Group normalisation and modulation in numpy; convolutions are PyTorch's."""
+    block = awake(ResidualBlock(4, 6, embedding=5, groups=2, dropout=0.0)).double()
+    x, embedding = torch.randn(3, 4, 5, 7, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+
+    def norm(values, layer):
+        grouped = values.detach().numpy().reshape(3, 2, -1)
+        grouped = (grouped - grouped.mean(2, keepdims=True)) / np.sqrt(grouped.var(2, keepdims=True) + 1e-5)
+        gain, bias = (part.detach().numpy()[:, None, None] for part in (layer.weight, layer.bias))
+        return gain * grouped.reshape(values.shape) + bias
+
+    def silu(values):
+        return torch.tensor(values / (1 + np.exp(-values)))
+
+    modulation = embedding / (1 + (-embedding).exp()) @ block.modulation.weight.T + block.modulation.bias
+    scale, shift = (part.detach().numpy() for part in (modulation[:, :6, None, None], modulation[:, 6:, None, None]))
+    h = block.conv1(silu(norm(x, block.norm1)))
+    expected = block.skip(x) + block.conv2(silu((1 + scale) * norm(h, block.norm2) + shift))
+    torch.testing.assert_close(block(x, embedding), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_new_blocks_are_the_identity():
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 5)
+    assert torch.equal(ResidualBlock(8, 8, embedding=5, groups=2, dropout=0.0)(x, embedding), x)
+    assert torch.equal(Attention(8, heads=2, groups=2)(x), x)
 
 
 def count(inputs, outputs, embedding):
