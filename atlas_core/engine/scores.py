@@ -162,7 +162,8 @@ def words(column: Column, value: float) -> str:
         return f"{number(value)} where real data have 0"
     if own > 1 and above:
         return f"{value / column.floor:.3g} times that of real data"
-    return f"{100 * own:.2g} % {'above' if above else 'below'} real data"
+    percent = f"{100 * own:.2g}" if own < 0.1 else f"{100 * own:.0f}"
+    return f"{percent} % {'above' if above else 'below'} real data"
 
 
 def number(value: float | None) -> str:

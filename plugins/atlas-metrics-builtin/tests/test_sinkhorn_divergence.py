@@ -29,6 +29,9 @@ def test_a_shift_costs_half_its_squared_length(as_batch, normal):
     # For the quadratic cost OT_ε(x, x + h) = OT_ε(x, x) + |h|² / 2 exactly: ⟨P, x · y⟩ shifts by a constant.
     x = normal(80)
     assert divergence(as_batch, x, x + torch.tensor([0.3, -1.0])).value == pytest.approx(1.09 / 2, rel=1e-3)
+    # … and the same ε is used for another contender.
+    one, other = (divergence(as_batch, x + shift, x).details["epsilon"] for shift in (0, 5))
+    assert one == other > 0
 
 
 def test_both_sets_are_cut_to_one_size(as_batch, normal):
