@@ -23,6 +23,7 @@ from atlas_core.plugins.failures import LoadError, describe_error
 from atlas_core.plugins.hookspecs import COLLECTED, call_one, plugin_manager, register, supplied
 from atlas_core.plugins.kinds import HOOKS
 from atlas_core.plugins.loading import load_target
+from atlas_core.plugins.shield import protect
 
 # Forking saves an import of torch a distribution. Elsewhere it is missing, or unsafe once system libraries are loaded.
 CAN_FORK = sys.platform == "linux"
@@ -40,6 +41,7 @@ def run(job: dict[str, Any]) -> None:
 
     `folder`: where to; `path`: sys.path; `preload`: modules that no plugin answers for; `seconds`: limit of a group.
     """
+    protect()
     folder = Path(job["folder"])
     isolated = _in_fork if CAN_FORK else _in_process
     if CAN_FORK or "inline" in job:

@@ -39,6 +39,10 @@ class Registry:
     ) -> None:
         self.policy = Policy.from_environment() if policy is None else policy
         self.installed = tuple(_checked_version(one) for one in (scan() if installed is None else installed))
+        if any(one.unreadable for one in self.installed):
+            from atlas_core.plugins.shield import protect
+
+            protect(self.installed)
         self.verdicts = Verdicts() if verdicts is None else verdicts
         self.failures: list[Failure] = []
         self._loaded: dict[tuple[str, str], Any] = {}

@@ -53,6 +53,18 @@ class Installed(NamedTuple):
     entries: tuple[Entry, ...]
     distribution: Distribution
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether Python's own `importlib.metadata.entry_points()` raises because of this distribution."""
+        return any(entry.status == "broken" and UNREADABLE in entry.reason for entry in self.entries)
+
+
+class Readable(Distribution):
+    """Stands before a distribution whose entry points only we can read (see `shield`); a scan passes over it."""
+
+
+UNREADABLE = "Python itself cannot read this file, so that `import torch` fails outside Atlas"
+
 
 def normalised(provider: str) -> str:
     """Return the one spelling of a distribution's name: `Acme_Kernels` and `acme.kernels` are `acme-kernels`."""
@@ -66,22 +78,27 @@ def scan(found: Iterable[Distribution] | None = None) -> list[Installed]:
     """
     installed: list[Installed] = []
     for distribution in distributions() if found is None else found:
+        if isinstance(distribution, Readable):
+            continue
         try:
             text = distribution.read_text("entry_points.txt") or ""
         except UnicodeDecodeError as error:
-            text = f"[atlas_core.?]\nentry_points.txt is not UTF-8 ({error.reason} at byte {error.start})"
-        if "atlas_core." in text:
-            installed.append(_read(distribution, text))
+            if b"atlas_core." in error.object:
+                problem = f"entry_points.txt is not UTF-8 ({error.reason} at byte {error.start}). {UNREADABLE}"
+                installed.append(_read(distribution, [(UNKNOWN, "entry_points.txt", "", "broken", problem)]))
+        else:
+            if "atlas_core." in text:
+                installed.append(_read(distribution, parse(text)))
     return _marked_shadowed(installed)
 
 
-def _read(distribution: Distribution, text: str) -> Installed:
+def _read(distribution: Distribution, rows: Iterable[tuple[str, str, str, str, str]]) -> Installed:
     dist_info = distribution.read_text("METADATA")
     metadata = (dist_info or distribution.read_text("PKG-INFO") or "").partition("\n\n")[0]
     header = dict(_HEADER.findall(metadata))
     location = str(distribution.locate_file(""))
     provider, version = normalised(header.get("Name", f"nameless in {location}")), header.get("Version", "?")
-    entries = tuple(Entry(*parsed[:2], provider, version, *parsed[2:]) for parsed in parse(text))
+    entries = tuple(Entry(kind, name, provider, version, *rest) for kind, name, *rest in rows)
     return Installed(provider, version, location, dist_info is None, metadata, entries, distribution)
 
 
@@ -98,7 +115,7 @@ def parse(text: str) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _parse_line(group: str, line: str) -> tuple[str, str, str, str, str]:
-    name, _, value = (part.strip() for part in line.partition("="))
+    name, equals, value = (part.strip() for part in line.partition("="))
     kind = KIND_OF_GROUP.get(group, UNKNOWN)
     target = _TARGET.fullmatch(value)
     module, attribute = target.groups() if target else ("", None)
@@ -108,13 +125,8 @@ def _parse_line(group: str, line: str) -> tuple[str, str, str, str, str]:
 
         return kind, name, value, "broken", f"there is no group {group!r}{did_you_mean(group, KIND_OF_GROUP)}"
     if not _NAME.fullmatch(name) or not all(part.isidentifier() for part in dotted.split(".")):
-        return (
-            kind,
-            name,
-            value,
-            "broken",
-            f"malformed entry point {line!r}: expected `name = package.module:Attribute`",
-        )
+        reason = f"malformed entry point {line!r}: expected `name = package.module:Attribute`"
+        return kind, name, value, "broken", reason if equals else f"{reason}. {UNREADABLE}"
     if kind != HOOKS and not attribute:
         return kind, name, value, "broken", f"entry point {line!r} names a module: expected `package.module:Attribute`"
     return kind, name, f"{module}:{attribute}" if attribute else module, "unverified", ""
