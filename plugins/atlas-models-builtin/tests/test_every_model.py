@@ -154,7 +154,9 @@ def test_dtype_and_device_follow_the_input(name, device, weights, dtype, awake):
     assert (output.dtype, output.device.type) == (dtype, device)
     reference = awake(make(name)).double()(x.double(), c_noise.double(), condition)
     # bfloat16 has 8 bits: a relative rounding of 2⁻⁹ in each of about twenty layers.
-    tolerance = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1}[weights]
+    # Convolutions of a GPU round float32 inputs to the 11 bits of TF32 unless told otherwise.
+    single = 1e-4 if device == "cpu" else 1e-2
+    tolerance = {torch.float64: 1e-5, torch.float32: single, torch.bfloat16: 0.1}[weights]
     assert (output.cpu().double() - reference).std() < tolerance * reference.std()
 
 
