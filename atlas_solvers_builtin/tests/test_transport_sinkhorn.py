@@ -1,4 +1,4 @@
-"""What a solution offers and what bad input is answered with; that the numbers are right is in test_transport_truth.py."""
+"""What a solution offers, and what bad input is answered with; its numbers are held in test_transport_truth.py."""
 
 from __future__ import annotations
 
@@ -160,10 +160,8 @@ def test_only_the_value_has_a_graph():
 
 def test_running_out_of_iterations_is_a_status_and_one_warning():
     solver = attrs.evolve(SOLVER, max_iterations=3)
-    with pytest.warns(
-        RuntimeWarning, match=r"1 of 2 problem.*max-iterations.*raise max_iterations, or epsilon"
-    ) as caught:
-        x, y = torch.stack([normal(9, 2), 0 * normal(9, 2)]), torch.stack([normal(9, 2, seed=1), 0 * normal(9, 2)])
+    x, y = (torch.stack([normal(9, 2, seed=seed), torch.zeros(9, 2)]) for seed in (0, 1))
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 problem.*max-iterations.*raise max_iterations, or") as caught:
         solution = solver.solve(x, y)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -174,11 +172,11 @@ def test_running_out_of_iterations_is_a_status_and_one_warning():
 
 
 def test_rounding_is_named_where_it_is_to_blame():
-    solver = attrs.evolve(SOLVER, epsilon=0.02, max_iterations=100_000)
-    with pytest.warns(RuntimeWarning, match="stalled.*use float64"):
+    solver = attrs.evolve(SOLVER, epsilon=0.2, max_iterations=10_000)
+    with pytest.warns(RuntimeWarning, match=r"stalled.*use float64"):
         solution = solver.solve(normal(30, 2, dtype=torch.float32), normal(30, 2, seed=1, dtype=torch.float32))
     assert solution.status == ("stalled",)
-    assert solution.iterations < 100_000
+    assert solution.iterations < 1000
     assert float(solution.marginal_error) < 1e-3
 
 
@@ -192,7 +190,7 @@ def test_a_row_with_nowhere_to_go_is_non_finite():
             return torch.where(torch.cdist(x, y) < 1, 0.0, -torch.inf)
 
     x = torch.tensor([[0.0], [10.0]])
-    with pytest.warns(RuntimeWarning, match="non-finite.*widen it"):
+    with pytest.warns(RuntimeWarning, match=r"non-finite.*widen it"):
         solution = Sinkhorn(kernel=Window(), epsilon=1.0).solve(x, torch.zeros(2, 1))
     assert solution.status == ("non-finite",)
     assert not bool(solution.converged)
@@ -238,7 +236,7 @@ def test_bad_input_is_named(changes, message):
 
 def test_a_signed_kernel_is_refused_with_an_alternative():
     for solver in (Sinkhorn(kernel=Signed(), epsilon=1.0), Sinkhorn(kernel=Signed())):
-        with pytest.raises(ValueError, match="positive kernel.*`gaussian`"):
+        with pytest.raises(ValueError, match=r"positive kernel.*`gaussian`"):
             solver.solve(normal(5, 2), normal(4, 2))
 
 

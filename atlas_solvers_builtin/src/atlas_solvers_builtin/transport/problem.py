@@ -23,6 +23,17 @@ class Problem:
     b: Tensor
     epsilon: Tensor
     """(), or (*batch,)."""
+    log_a: Tensor = attrs.field(init=False, repr=False)
+    """Without a graph, −inf where the weight is 0: log 0 has no derivative."""
+    log_b: Tensor = attrs.field(init=False, repr=False)
+
+    @log_a.default
+    def _log_a(self) -> Tensor:
+        return self.a.detach().log()
+
+    @log_b.default
+    def _log_b(self) -> Tensor:
+        return self.b.detach().log()
 
     @property
     def mass(self) -> Tensor:
@@ -39,11 +50,11 @@ class Problem:
 
     def left(self, f: Tensor) -> Tensor:
         """log a + f / ε, −inf where the weight is 0."""
-        return self.a.log() + self.over(f)
+        return self.log_a + self.over(f)
 
     def right(self, g: Tensor) -> Tensor:
         """log b + g / ε, −inf where the weight is 0."""
-        return self.b.log() + self.over(g)
+        return self.log_b + self.over(g)
 
     def c_transform(self, g: Tensor) -> Tensor:
         """f_i = −ε log Σ_j b_j exp((g_j − C_ij) / ε): the best f for this g; finite also where a_i = 0."""

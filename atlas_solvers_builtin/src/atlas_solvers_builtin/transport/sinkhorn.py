@@ -81,7 +81,7 @@ class Sinkhorn:
         problem = attached.detach()
         f, g, status, history = self._iterate(problem, _start(problem, init))
         # The one product that may carry a graph: of x and y through the operator, and of ε.
-        rows = operator.log_matvec(problem.b.log() + attached.over(g))
+        rows = operator.log_matvec(attached.right(g))
         ratios, error = _measure(problem, f, g, rows.detach())
         relative = (error / problem.mass).flatten().tolist()
         status = tuple(_final(s, e, self.tolerance) for s, e in zip(status, relative, strict=True))
@@ -204,7 +204,7 @@ def _value(problem: Problem, f: Tensor, g: Tensor, rows: Tensor, ratios: tuple[T
     f and g are optimal, so that their own derivatives vanish and they are taken as constants (Danskin 1967).
     """
     a, b, epsilon = problem.a, problem.b, problem.epsilon
-    # log 0 has no derivative: in the mass the weights are constants, and beside it are its derivatives by them.
+    # In the mass the weights are constants, for the sake of zeros; its derivatives by them stand beside it.
     fixed = a.detach()
     mass = torch.where(fixed > 0, fixed * (problem.over(f) + rows).exp(), 0.0).sum(-1)
     mass = mass + ((a - fixed) * ratios[0]).sum(-1) + ((b - b.detach()) * ratios[1]).sum(-1)
