@@ -8,14 +8,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
-from torch import nn
-
 from atlas_solvers_builtin.parametrizations import edm, eps, v, velocity, x0
 from atlas_solvers_builtin.processes.edm import EDM
 from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
 from atlas_solvers_builtin.processes.vp_cosine import VPCosine
 from atlas_solvers_builtin.processes.vp_linear import VPLinear
+from scipy.integrate import solve_ivp
+from torch import nn
 
 F64 = torch.float64
 SIGMA_DATA = 0.7

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from atlas_solvers_builtin.samplers.ddpm_ancestral import DDPMAncestral
+from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
+from atlas_solvers_builtin.samplers.euler import Euler
+from atlas_solvers_builtin.samplers.heun import Heun
 
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.network import Network
 from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.sampling import drain
-from atlas_solvers_builtin.samplers.ddpm_ancestral import DDPMAncestral
-from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
-from atlas_solvers_builtin.samplers.euler import Euler
-from atlas_solvers_builtin.samplers.heun import Heun
 
 F64 = torch.float64
 ORDER = {"euler": (Euler(), 1), "heun": (Heun(), 2), "dpmpp-2m": (DPMpp2M(), 2)}
@@ -146,7 +146,9 @@ def test_ddpm_ancestral_draws_a_mixture(process):
     times = process.time_of_log_snr(-2 * levels.log())
     noise = CounterNoise.from_seeds(range(rows))
     low = noise.uniform("which", 0, (items,)) < pair.weight
-    data = torch.where(low, pair.low, pair.high) + pair.std * noise.normal("data", 0, torch.empty(rows, items, dtype=F64))
+    data = torch.where(low, pair.low, pair.high) + pair.std * noise.normal(
+        "data", 0, torch.empty(rows, items, dtype=F64)
+    )
     x = process.mix(data, noise.normal("start", 0, data), times[0])
     x = drain(DDPMAncestral().steps(pair, x, times, noise=noise))
     y = (x / process.alpha(times[-1])).flatten()

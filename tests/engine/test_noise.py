@@ -1,0 +1,150 @@
+"""Counter-based noise against the known answers of Random123, its own law, and the independence of rows."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from atlas_core.contracts import NoiseSource
+from atlas_core.engine.noise import CounterNoise
+from atlas_core.engine.philox import philox4x32
+
+F64 = torch.float64
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers_of_random123(counter, key, expected):
+    many = np.array(counter, dtype=np.uint64)[:, None, None].repeat(3, 1).repeat(2, 2)
+    words = philox4x32(many, np.array(key, dtype=np.uint64)[:, None, None].repeat(3, 1))
+    assert words.shape == (4, 3, 2)
+    assert all((words[i] == expected[i]).all() for i in range(4))
+
+
+def test_it_is_a_noise_source():
+    assert isinstance(CounterNoise.from_seeds([0]), NoiseSource)
+
+
+def noise(rows=64, first=0):
+    return CounterNoise.from_seeds(range(first, first + rows))
+
+
+@pytest.mark.parametrize("purpose", ["prior", "ancestral", "noise"])
+@pytest.mark.parametrize("step", [0, 1, 2**32 - 1])
+def test_normals_are_normal(purpose, step):
+    z = noise(256).normal(purpose, step, torch.empty(256, 501, dtype=F64)).numpy().ravel()
+    n = z.size
+    assert stats.kstest(z, stats.norm.cdf).pvalue > 1e-3
+    assert abs(z.mean()) < 4 / np.sqrt(n)
+    assert abs(z.var() - 1) < 4 * np.sqrt(2 / n)
+    assert abs((z**3).mean()) < 4 * np.sqrt(15 / n)
+    assert abs((z**4).mean() - 3) < 4 * np.sqrt(96 / n)
+
+
+def test_uniforms_are_uniform_and_never_one():
+    u = noise(256).uniform("time", 3, (501,)).numpy()
+    assert u.dtype == np.float64
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert stats.kstest(u.ravel(), stats.uniform.cdf).pvalue > 1e-3
+    assert noise(5).uniform("time", 0).shape == (5,)
+
+
+def test_rows_purposes_steps_and_neighbours_are_independent():
+    z = noise(40).normal("a", 0, torch.empty(40, 4000, dtype=F64)).numpy()
+    other = [
+        noise(40).normal("b", 0, torch.empty(40, 4000, dtype=F64)).numpy(),
+        noise(40).normal("a", 1, torch.empty(40, 4000, dtype=F64)).numpy(),
+        noise(40, first=40).normal("a", 0, torch.empty(40, 4000, dtype=F64)).numpy(),
+    ]
+    everything = np.concatenate([z, *other])
+    correlation = np.corrcoef(everything) - np.eye(160)
+    assert np.abs(correlation).max() < 5 / np.sqrt(4000)  # 12,720 pairs
+    for lag in (1, 2, 3, 4):  # within one block of the generator, and across
+        assert abs((z[:, lag:] * z[:, :-lag]).mean()) < 4 / np.sqrt(z.size)
+        assert abs((z[:, lag:] ** 2 * z[:, :-lag] ** 2).mean() - 1) < 4 * np.sqrt(8 / z.size)
+
+
+def test_normal_and_uniform_of_one_purpose_share_no_bits():
+    z = noise(1).normal("same", 0, torch.empty(1, 20_000, dtype=F64)).numpy()[0]
+    u = noise(1).uniform("same", 0, (20_000,)).numpy()[0]
+    assert abs(np.corrcoef(stats.norm.cdf(z), u)[0, 1]) < 4 / np.sqrt(20_000)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=9), size=st.integers(1, 70), data=st.data())
+def test_a_row_is_the_same_in_every_batch(rows, size, data):
+    source = CounterNoise.from_seeds(rows)
+    together = source.normal("prior", 7, torch.empty(len(rows), size, dtype=F64))
+    uniform = source.uniform("time", 7, (size,))
+    picked = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=5))
+    part = source.select(torch.tensor(picked))
+    assert part.rows == len(picked)
+    assert torch.equal(part.normal("prior", 7, torch.empty(len(picked), size, dtype=F64)), together[picked])
+    assert torch.equal(part.uniform("time", 7, (size,)), uniform[picked])
+
+
+def test_a_row_is_the_same_beside_any_number_of_others_and_in_tiles():
+    # 300 rows of 3,000 cross the tiles that the bits are made in, both ways.
+    whole = noise(300).normal("prior", 0, torch.empty(300, 3, 1000))
+    alone = CounterNoise.from_seeds([271]).normal("prior", 0, torch.empty(1, 3, 1000))
+    assert torch.equal(whole[271:272], alone)
+    long = CounterNoise.from_seeds([271]).normal("prior", 0, torch.empty(1, 100_000))
+    assert torch.equal(long[0, :3000], alone.flatten())
+    assert len(long.unique()) > 99_000
+
+
+def test_dtype_and_shape_follow_the_tensor():
+    source = noise(4)
+    exact = source.normal("prior", 0, torch.empty(4, 2, 3, dtype=F64))
+    assert torch.equal(source.normal("prior", 0, torch.empty(4, 2, 3)), exact.float())
+    assert source.normal("prior", 0, torch.empty(4, 2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert source.normal("prior", 0, torch.empty(4, 0)).shape == (4, 0)
+
+
+def test_training_keys_differ_by_run_and_by_sample():
+    index = torch.arange(1000)
+    keys = [CounterNoise.for_training(run, index).uniform("time", 0) for run in (0, 1)]
+    assert len(torch.cat(keys).unique()) == 2000
+    assert torch.equal(CounterNoise.for_training(1, index[500:]).uniform("time", 0), keys[1][500:])
+    assert not torch.equal(CounterNoise.from_seeds(range(1000)).uniform("time", 0), keys[0])
+
+
+def test_asking_changes_nothing():
+    source, state = noise(3), torch.get_rng_state()
+    first = source.normal("a", 0, torch.empty(3, 5))
+    source.uniform("b", 1)
+    assert torch.equal(source.normal("a", 0, torch.empty(3, 5)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(pickle.loads(pickle.dumps(source)).normal("a", 0, torch.empty(3, 5)), first)  # noqa: S301
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: noise(3).normal("a", 0, torch.empty(4, 2)), "3 rows"),
+        (lambda: noise(3).normal("a", -1, torch.empty(3, 2)), "step"),
+        (lambda: noise(3).uniform("a", 2**32), "step"),
+        (lambda: CounterNoise.from_seeds([1, -1]), "seed"),
+        (lambda: CounterNoise(torch.zeros(3)), "int64"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
