@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atlas_core.build import build as build
+    from atlas_core.building import build as build
     from atlas_core.config.presets import Preset as Preset
     from atlas_core.fields import component as component
     from atlas_core.fields import derived as derived
@@ -21,7 +21,7 @@ __version__ = "2.0.0"
 _HOME = {
     "Pipeline": "atlas_core.pipeline",
     "Preset": "atlas_core.config.presets",
-    "build": "atlas_core.build",
+    "build": "atlas_core.building",
     "component": "atlas_core.fields",
     "derived": "atlas_core.fields",
     "hookimpl": "atlas_core.plugins.hookspecs",

@@ -44,7 +44,7 @@ def component(kind: str, *, help: str, default: Any = attrs.NOTHING, many: bool 
         return attrs.field(default=None, kw_only=True, metadata=metadata)
 
     def resolve() -> Any:
-        from atlas_core.build import build_table
+        from atlas_core.building import build_table
 
         tables = [{"use": use} if isinstance(use, str) else use for use in (default if many else [default])]
         built = [build_table(kind, table) for table in tables]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from table import arguments, report
 
-from atlas_core.build import build
+from atlas_core import build
 from atlas_core.engine.training.ema import MovingAverage
 
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {

@@ -16,7 +16,7 @@ import torch
 from table import arguments, report
 from torch import Tensor, nn
 
-from atlas_core.build import build
+from atlas_core import build
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.network import Network
 from atlas_core.engine.noise import CounterNoise

@@ -157,7 +157,7 @@ def draw(
     try:
         for start in range(0, len(seeds), batch):
             rows = slice(start, min(start + batch, len(seeds)))
-            denoiser = _bind(network, None if inputs is None else inputs[rows], guidance)
+            denoiser = _bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance)
             noise = CounterNoise.from_seeds(seeds[rows])
             for step in sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device):
                 if on_step is not None:
@@ -169,8 +169,9 @@ def draw(
 
 
 @torch.no_grad()
-def _bind(network: Network, inputs: Sequence[Any] | None, guidance: Guidance | None) -> NetworkDenoiser:
+def _bind(network: Network, rows: int, inputs: Sequence[Any] | None, guidance: Guidance | None) -> NetworkDenoiser:
     condition = None
-    if inputs is not None and network.conditioner is not None:
-        condition = network.conditioner.encode(inputs)
+    if network.conditioner is not None:
+        # Without inputs the network is told that there is none, as in training, rather than told nothing.
+        condition = network.conditioner.null(rows) if inputs is None else network.conditioner.encode(inputs)
     return NetworkDenoiser(network, condition, guidance)

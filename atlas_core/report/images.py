@@ -40,6 +40,14 @@ def grid_png(
     _write(_on_grid(tiles, columns, titles), path)
 
 
+def single_png(x: Tensor, path: Path, value_range: tuple[float, float] | None = (-1.0, 1.0)) -> None:
+    """Write one image x (c, h, w) at its own size, for other programs to read."""
+    from PIL import Image
+
+    tile = _bytes(x[None], value_range)[0]
+    _write(Image.fromarray(tile[..., 0] if tile.shape[2] == 1 else tile), path)
+
+
 def strip_png(
     frames: Sequence[Tensor],
     path: Path,
@@ -90,6 +98,13 @@ def _array(x: Tensor) -> NDArray[np.float32]:
 
 def _tiles(x: Tensor, value_range: tuple[float, float] | None) -> list[Pixels]:
     """Turn (n, c, h, w) into n arrays (height, width, 1 | 3 | 4) of bytes, enlarged."""
+    pixels = _bytes(x, value_range)
+    factor = max(1, -(-SEEN // max(pixels.shape[1:3])))
+    return list(pixels.repeat(factor, axis=1).repeat(factor, axis=2))
+
+
+def _bytes(x: Tensor, value_range: tuple[float, float] | None) -> Pixels:
+    """Turn (n, c, h, w) into (n, h, w, 1 | 3 | 4) of bytes."""
     array = _array(x)
     if array.ndim != 4 or array.shape[1] not in (1, 3, 4) or not len(array):
         raise ValueError(
@@ -97,9 +112,8 @@ def _tiles(x: Tensor, value_range: tuple[float, float] | None) -> list[Pixels]:
         )
     low, high = value_range or (float(np.nanmin(array)), float(np.nanmax(array)))
     scaled = np.nan_to_num((array - low) / max(high - low, 1e-12), nan=0.0).clip(0, 1)
-    pixels = np.round(scaled * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    factor = max(1, -(-SEEN // max(pixels.shape[1:3])))
-    return list(pixels.repeat(factor, axis=1).repeat(factor, axis=2))
+    pixels: Pixels = np.round(scaled * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels
 
 
 def _on_grid(tiles: Sequence[Pixels], columns: int, titles: Sequence[str]) -> Image:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import atlas_core.build
-from atlas_core.build import build, build_table
+import atlas_core.building
+from atlas_core.building import build, build_table
 from atlas_core.config.structure import structure
 from atlas_core.errors import ComponentError, ConfigError, PluginError
 from atlas_core.plugins.registry import Registry
@@ -16,7 +16,7 @@ from atlas_core.plugins.registry import Registry
 
 @pytest.fixture(autouse=True)
 def _our_registry(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atlas_core.build, "default_registry", lambda: registry)
+    monkeypatch.setattr(atlas_core.building, "default_registry", lambda: registry)
 
 
 def test_a_component_with_its_defaults(parts: Any) -> None:

@@ -81,7 +81,7 @@ def test_json() -> None:
 def test_neither_torch_nor_numpy_is_imported() -> None:
     code = """
 import sys
-import atlas_core.build, atlas_core.config.document, atlas_core.config.writing
+import atlas_core.building, atlas_core.config.document, atlas_core.config.writing
 from atlas_core.cli.presets import presets
 presets(["list"], standalone_mode=False)
 print([name for name in ("torch", "numpy", "sklearn") if name in sys.modules])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atlas_core.build import build
+from atlas_core import build
 from atlas_core.engine.evaluation import evaluate, whole
 from atlas_core.engine.noise import CounterNoise
 

@@ -160,6 +160,22 @@ def test_a_listener_that_raises_is_switched_off_warned_of_once_and_recorded_whil
     assert "tracker is down" in events.failures[0].traceback
 
 
+def test_listeners_are_called_in_the_order_of_pluggy():
+    order = []
+
+    def listener(name, **options):
+        def atlas_train_end():
+            order.append(name)
+
+        return type(name, (), {"atlas_train_end": staticmethod(hookimpl(**options)(atlas_train_end))})()
+
+    events = Events()
+    for plugin in (listener("first", tryfirst=True), listener("old"), listener("new"), listener("last", trylast=True)):
+        events.register(plugin)
+    events.train_end(run=None, step=0, reason="finished")
+    assert order == ["first", "new", "old", "last"]
+
+
 def test_strict_stops_at_the_first_error():
     events = Events(strict=True)
     events.register(Failing())

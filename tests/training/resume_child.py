@@ -1,6 +1,7 @@
-"""Train in a process of its own, so that a test can kill it: `resume_child.py FOLDER [--stop-inside STEP] [--slow]`.
+"""Train in a process of its own, so that a test can kill it: `resume_child.py FOLDER [--stop-inside STEP] [--slow] [--still]`.
 
-Prints one line a step. With `--stop-inside`, the write of that checkpoint says INSIDE half-way and never ends.
+Prints one line a step. With `--stop-inside`, the write of that checkpoint says INSIDE half-way and never ends;
+with `--slow` there is time to be killed between two steps; with `--still` nothing drops out.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def main() -> None:
     if "--stop-inside" in options:
         hang_inside(int(options[options.index("--stop-inside") + 1]))
     progress = Progress(0.01 if "--slow" in options else 0.0)
-    result = tiny.trainer(folder, events=progress).fit(resume=folder.exists())
+    network = tiny.tiny(dropout=0.0 if "--still" in options else 0.1)
+    result = tiny.trainer(folder, events=progress, network=network).fit(resume=folder.exists())
     say(f"ended {result.steps} {result.stopped or 'finished'}")
 
 

@@ -22,9 +22,20 @@ from atlas_core.runs.folder import RunFolder
 CHILD = Path(__file__).with_name("resume_child.py")
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_child_survives():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(CHILD), str(folder), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return STARTED[-1]
 
 
 def read_until(child: subprocess.Popen[str], last: str) -> list[str]:

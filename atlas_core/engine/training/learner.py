@@ -45,7 +45,6 @@ class Learner:
         self.device: torch.device = self.accelerator.device
         check_batch(config, objective, self.ranks)
         self.plain = ObjectiveStep(_by_name(network, objective), objective).to(self.device)
-        self.average = MovingAverage(self.plain, config.ema_decay)
         self.schedule = Schedule(config.learning_rate, config.steps, config.warmup_steps, config.schedule)
         trained = [(name, p) for name, p in self.plain.named_parameters() if p.requires_grad]
         self._names, self._parameters = [name for name, _ in trained], [p for _, p in trained]
@@ -53,6 +52,8 @@ class Learner:
             raise UsageError("there is nothing to train: the network has no parameters")
         self._adamw = _adamw(self._parameters, config)
         self._module = self.accelerator.prepare(self.plain)
+        # After the wrapping, which may put other tensors into the buffers.
+        self.average = MovingAverage(self.plain, config.ema_decay)
         self.plain.train()
 
     @property

@@ -17,7 +17,7 @@ def test_the_example_prints_what_it_says(capsys):
 def test_the_pipeline_table_is_a_legal_config():
     import tomllib
 
-    from atlas_core.build import build_table
+    from atlas_core.building import build_table
 
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)

@@ -1,0 +1,42 @@
+"""`atlas-core evaluate`: score a run."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from atlas_core.cli import options
+from atlas_core.cli.progress import result
+
+
+@click.command("evaluate")
+@click.argument("run", metavar="RUN|CHECKPOINT", type=click.Path())
+@options.OVERRIDES
+@options.QUIET
+@options.JSON
+def evaluate(run: str, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """Score the samples of a run beside real data and simple baselines, and write its report again.
+
+    \b
+    atlas-core evaluate runs/digits
+    atlas-core evaluate runs/digits sampler.use=heun sampling.nfe=40 evaluate.count=500
+    """
+    from atlas_core.pipeline import load
+    from atlas_core.workflow import finish
+
+    pipeline = load(run, overrides)
+    with options.watched(pipeline, quiet):
+        if pipeline.run is None:
+            evaluation = pipeline.evaluate()
+            report = None
+        else:
+            summary = finish(pipeline)
+            evaluation, report = summary.evaluation, summary.report
+    assert evaluation is not None
+    if as_json:
+        result(json.dumps(evaluation.to_json(), indent=2))
+        return
+    result(evaluation.table())
+    if report is not None:
+        result(f"\nOpen {report}")

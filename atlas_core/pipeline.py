@@ -1,0 +1,306 @@
+"""One pipeline from config to samples: what `atlas-core run` does, for Python."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlas_core.config.document import load_document
+from atlas_core.config.lock import missing
+from atlas_core.config.plan import PipelinePlan
+from atlas_core.config.writing import to_toml
+from atlas_core.engine.checkpoint import Checkpoint, open_checkpoint
+from atlas_core.errors import CheckpointError, UsageError
+from atlas_core.plugins.events import Events
+from atlas_core.plugins.registry import default_registry
+from atlas_core.runs.atomic import write_atomically
+from atlas_core.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from atlas_core.contracts import DataSpec
+    from atlas_core.engine.network import Network
+    from atlas_core.engine.scores import Evaluation
+    from atlas_core.engine.training.trainer import TrainResult
+
+SAMPLED_WITH = ("process", "parametrization", "model", "conditioner", "sampler", "grid", "guidance")
+"""Kinds that a checkpoint cannot be sampled without."""
+
+
+class Pipeline:
+    """Train, sample, score and report, each when it is asked for.
+
+        pipeline = Pipeline.from_config("digits", ["train.steps=500"])
+        pipeline.train()
+        images = pipeline.sample(16, seed=0, condition=7)
+
+    `plan` is the resolved config, `run` the folder of the run (None: nothing is written), `events` the hooks that are
+    told; register a progress bar or a tracker there.
+    """
+
+    def __init__(self, plan: PipelinePlan, run: RunFolder | None = None, *, strict: bool = False) -> None:
+        """`strict`: a hook that raises stops the run instead of being switched off."""
+        self.plan = plan
+        self.run = run
+        self.events = Events(plan.registry, strict=strict)
+        self.timings: dict[str, float] = {}
+        self._network: Network | None = None
+
+    @classmethod
+    def from_config(
+        cls, target: str | Path, overrides: Sequence[str] = (), run: RunFolder | None = None, *, strict: bool = False
+    ) -> Pipeline:
+        """Resolve a preset or a config file. Raises ConfigError with all problems at once, UsageError for transport."""
+        plan = load_document(target, overrides).resolve()
+        if not isinstance(plan, PipelinePlan):
+            raise UsageError(f"{plan.origin} couples two data sets and trains nothing", hint=f"atlas-core run {target}")
+        return cls(plan, run, strict=strict)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, overrides: Sequence[str] = (), *, average: bool = True, strict: bool = False
+    ) -> Pipeline:
+        """Open a run folder or a checkpoint; `overrides` may change how it samples.
+
+        `average`: with the moving average of the weights, else with the weights themselves. Raises CheckpointError,
+        which says what to install, if a component is not here; ConfigError for the overrides.
+        """
+        checkpoint = open_checkpoint(path)
+        problems = missing(checkpoint.lock, default_registry(), only=SAMPLED_WITH)
+        if problems:
+            raise CheckpointError(f"{checkpoint.path} needs components that are not here", problems=problems)
+        plan = PipelinePlan.from_table(checkpoint.table, overrides=overrides)
+        inside = checkpoint.path.parent.parent
+        run = RunFolder(inside) if checkpoint.path.parent.name == "checkpoints" else None
+        pipeline = cls(plan, run, strict=strict)
+        pipeline._network = pipeline._load(checkpoint, average)
+        return pipeline
+
+    # ---- what it holds ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a network to draw from."""
+        return self._network is not None
+
+    @property
+    def network(self) -> Network:
+        """The network that samples are drawn from. Raises UsageError before there is one."""
+        if self._network is None:
+            raise UsageError("this pipeline is not trained yet", hint="call train() first, or open a checkpoint")
+        return self._network
+
+    @property
+    def spec(self) -> DataSpec:
+        """Shape, range and classes of the data, as they were when the network was trained."""
+        spec = self.plan.facts.spec
+        assert spec is not None  # a plan is not resolved without it
+        return spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains and samples."""
+        from atlas_core.engine.training.hardware import resolve_device
+
+        return resolve_device(self.plan.train.device)
+
+    def new_network(self) -> Network:
+        """Build the network with the initial weights that the seed gives."""
+        from atlas_core.engine.network import Network
+        from atlas_core.engine.training.keys import seeded_build
+
+        plan = self.plan
+
+        def make() -> Network:
+            conditioner = plan.conditioner.build() if plan.conditioner else None
+            return Network(plan.process.build(), plan.parametrization.build(), plan.model.build(), conditioner)
+
+        return seeded_build(make, plan.train.seed)
+
+    def _load(self, checkpoint: Checkpoint, average: bool) -> Network:
+        network = self.new_network()
+        weights = checkpoint.load_networks("ema" if average else "raw")
+        try:
+            network.load_state_dict(weights["denoiser"])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the weights of {checkpoint.path} do not fit the network of its config: {error}",
+                hint="The plugin that built it may have changed: its lock.json names the version.",
+            ) from error
+        return network.to(self.device).eval()
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def train(self, *, resume: bool = False) -> TrainResult:
+        """Train, leaving checkpoints and metrics in the run folder; without one, `runs/<name>` is made.
+
+        Afterwards `sample` draws from the averaged weights. Raises RunError, the last checkpoint being intact.
+        """
+        from atlas_core.engine.training.trainer import Trainer
+
+        run = self._run_folder()
+        with self.timed("setup"):
+            network = self.new_network()
+            lock = self.plan.lock()
+            write_atomically(run.config_toml, to_toml(self.plan.table))
+            write_atomically(run.lock_json, json.dumps(lock, indent=2))
+            trainer = Trainer(
+                network,
+                self.plan.objective.build(),
+                self.plan.dataset,
+                self.plan.train,
+                run,
+                events=self.events,
+                plan_table=self.plan.table,
+                lock=lock,
+                on_sample=self._preview,
+            )
+        with self.timed("training"):
+            result = trainer.fit(resume=resume)
+        latest = run.latest_checkpoint()
+        if latest is not None:
+            self._network = self._load(open_checkpoint(latest), average=True)
+        return result
+
+    def _run_folder(self) -> RunFolder:
+        if self.run is None:
+            self.run = RunFolder.create("runs", self.plan.name)
+        return self.run
+
+    def _preview(self, network: Network, step: int) -> None:
+        from atlas_core.report.pictures import preview
+
+        before, self._network = self._network, network
+        try:
+            preview(self, step)
+        finally:
+            self._network = before
+
+    # ---- sampling --------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        nfe: int | None = None,
+        condition: Any = None,
+        batch: int | None = None,
+    ) -> Tensor:
+        """Draw n samples -> float32 (n, *item) on the CPU; images lie in [−1, 1].
+
+        Sample i is drawn from `seed` + i: it is the same alone, in any batch and on any device. `condition`: a label,
+        or a list of n labels; None draws unconditionally. `steps` or `nfe` replace the config's. Raises UsageError.
+        """
+        if n < 1:
+            raise UsageError(f"{n} samples cannot be drawn: ask for at least 1")
+        first = self.plan.sampling.seed if seed is None else seed
+        return self.draw(range(first, first + n), self._inputs(condition, n), steps=steps, nfe=nfe, batch=batch)
+
+    def draw(
+        self,
+        seeds: Sequence[int],
+        inputs: Sequence[Any] | None = None,
+        *,
+        steps: int | None = None,
+        nfe: int | None = None,
+        batch: int | None = None,
+        on_step: Any = None,
+    ) -> Tensor:
+        """Draw one sample a seed, with one conditioner input a seed -> float32 (n, *item), clamped to the data's range.
+
+        `on_step(step, rows)` sees every step of the sampler and the rows that it concerns.
+        """
+        from atlas_core.engine.sampling import draw
+
+        network, sampling = self.network, self.plan.sampling
+        times = self.times(steps=steps, nfe=nfe)
+
+        def tell(step: Any, rows: slice) -> None:
+            self.events.sample_step(step, len(times) - 1)
+            if on_step is not None:
+                on_step(step, rows)
+
+        x = draw(
+            network,
+            self.plan.sampler.build(),
+            times,
+            seeds,
+            self.spec.shape,
+            inputs=inputs,
+            guidance=sampling.guidance,
+            batch=batch or sampling.batch,
+            device=self.device,
+            on_step=tell,
+        )
+        limits = self.spec.value_range
+        return x if limits is None else x.clamp(*limits)
+
+    def times(self, *, steps: int | None = None, nfe: int | None = None) -> Tensor:
+        """Return the (steps + 1,) times that the sampler visits, float64."""
+        from atlas_core.engine.sampling import sampling_times, steps_for
+
+        sampling = self.plan.sampling
+        if steps is None and nfe is None:
+            steps, nfe = sampling.steps, sampling.nfe
+        count = steps_for(self.plan.sampler.build(), nfe=nfe, steps=steps)
+        return sampling_times(sampling.grid, self.network.process, self.network.parametrization, count)
+
+    def _inputs(self, condition: Any, n: int) -> list[Any] | None:
+        if condition is None:
+            return None
+        if self.network.conditioner is None:
+            raise UsageError("a condition was given, but this network was trained without a conditioner")
+        tolist = getattr(condition, "tolist", None)  # of a tensor or an array
+        given = condition if tolist is None else tolist()
+        inputs = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * n
+        if len(inputs) != n:
+            raise UsageError(f"{len(inputs)} conditions for {n} samples", hint="Give one, or one for each sample.")
+        classes = self.spec.classes
+        return [classes.index(each) if isinstance(each, str) and each in classes else each for each in inputs]
+
+    # ---- scores ----------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> Evaluation:
+        """Score `evaluate.count` samples beside the training split and the baselines, class by class alike.
+
+        Raises UsageError if the config names no metric.
+        """
+        from atlas_core.engine.evaluation import evaluate
+
+        settings, plan = self.plan.evaluate, self.plan
+        if not plan.metrics:
+            raise UsageError(
+                "there is no metric to score with",
+                hint="""Add `evaluate.metrics=[{use="two-sample"}]`; `atlas-core list-plugins --kind metric` has more.""",
+            )
+        conditioned = self.network.conditioner is not None
+        with self.timed("evaluation"):
+            return evaluate(
+                lambda labels, seeds: self.draw(seeds, labels if conditioned else None),
+                plan.dataset,
+                [metric.build() for metric in plan.metrics],
+                [baseline.build() for baseline in plan.baselines],
+                count=settings.count,
+                split=settings.split,
+                seed=plan.sampling.seed,
+            )
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds that the block takes to `timings`."""
+        began = time.perf_counter()
+        yield
+        self.timings[phase] = round(self.timings.get(phase, 0.0) + time.perf_counter() - began, 3)
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, average: bool = True) -> Pipeline:
+    """Open a run folder or a checkpoint for sampling: `load("runs/digits").sample(16, seed=0, condition=7)`."""
+    return Pipeline.from_checkpoint(path, overrides, average=average)
