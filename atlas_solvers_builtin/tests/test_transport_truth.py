@@ -124,9 +124,9 @@ def test_large_epsilon_forgets_the_cost_and_small_epsilon_finds_the_assignment()
     cost = cost_matrix(x, y)
     far = Sinkhorn(kernel=Gaussian(), epsilon=1e6).solve(x, y)
     np.testing.assert_allclose(far.plan(), np.full((12, 12), 1 / 144), rtol=1e-4)
-    near = Sinkhorn(kernel=Gaussian(), epsilon=0.03, tolerance=1e-5).solve(x, y)
+    near = Sinkhorn(kernel=Gaussian(), epsilon=0.05, tolerance=1e-4).solve(x, y)
     best = ot.emd2(np.full(12, 1 / 12), np.full(12, 1 / 12), cost)
-    assert best - 1e-4 <= float(near.cost) <= best + 0.03 * np.log(12)  # no plan's KL exceeds ln n
+    assert best - 1e-3 <= float(near.cost) <= best + 0.05 * np.log(12)  # no plan's KL exceeds ln n
 
 
 def value_of(x, y, a, b, epsilon=0.2):
