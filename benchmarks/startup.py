@@ -23,7 +23,7 @@ from pathlib import Path
 LIMIT = 2.0
 PAIRS = {
     "list-plugins": (
-        "import sys; from atlas_core.cli import list_plugins; sys.exit(list_plugins.main([]))",
+        "import sys; from atlas_core.cli import main; sys.exit(main(['list-plugins']))",
         "import importlib.metadata as m; m.entry_points()",
     ),
     "import atlas_core": ("import atlas_core", "import importlib.metadata"),

@@ -91,6 +91,8 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="atlas-check-") as folder:
         job = {"path": sys.path, "folder": folder, "groups": groups, "preload": preload, "seconds": limits.seconds}
         done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(job).encode(), capture_output=True)
+        if done.returncode and preload:
+            return _run(groups, [], limits)  # torch itself ends the process: let each plugin that needs it say so
         if done.returncode:
             raise RuntimeError(f"the check itself failed:\n{done.stderr.decode(errors='replace')}")
         outcomes = []

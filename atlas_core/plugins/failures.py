@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import NamedTuple
 
 from atlas_core.plugins.scan import Entry
@@ -29,6 +28,8 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, stage: str, entry: Entry, error: BaseException) -> Failure:
         """Record `error`, with the traceback of what the plugin itself raised."""
+        import traceback
+
         cause = error.cause if isinstance(error, LoadError) and error.cause else error
         return cls(stage, entry, describe_error(error), "".join(traceback.format_exception(cause)))
 

@@ -46,7 +46,7 @@ def run(job: dict[str, Any]) -> None:
     isolated = _in_fork if CAN_FORK else _in_process
     if CAN_FORK or "inline" in job:
         for module in job["preload"]:
-            with suppress(ImportError):  # its absence shows where a plugin needs it
+            with suppress(Exception):  # what is wrong with it shows where a plugin needs it
                 __import__(module)
     for index, entries in enumerate(job["groups"]):
         if "inline" in job:

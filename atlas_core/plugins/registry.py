@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -250,11 +250,6 @@ def _with_verdict(row: Entry, verdict: Verdict | None) -> Entry:
     if verdict.status != "broken":
         return row
     return row._replace(status="broken", reason=f"{verdict.reason}; {row.reason}")
-
-
-def rows_as_json(rows: Iterable[Entry]) -> list[dict[str, str]]:
-    """Return the rows as `list-plugins --json` prints them."""
-    return [row._asdict() for row in rows]
 
 
 @cache

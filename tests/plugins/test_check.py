@@ -82,6 +82,22 @@ def test_a_plugin_that_dies_or_hangs_is_blamed_and_those_after_it_are_still_chec
     assert found["c"] == ("broken", "importing it takes more than 3 s")
 
 
+def test_a_torch_that_ends_the_process_is_told_by_the_plugins_that_need_it(make, plugin, registry_of, tmp_path):
+    (tmp_path / "site" / "torch").mkdir(parents=True)
+    (tmp_path / "site" / "torch" / "__init__.py").write_text("import os; os._exit(9)")
+    make.make_distribution(
+        tmp_path / "site",
+        "acme-heavy",
+        entry_points="[atlas_core.samplers]\nheavy = acme_heavy:Sampler\n",
+        files={"acme_heavy.py": "import torch\n"},
+        requires=["torch>=2"],
+    )
+    plugin("beta-light")
+    found = statuses(check(registry_of()))
+    assert found["heavy"] == ("broken", "importing it ends the process with code 9")
+    assert found["good"] == ("ok", "")
+
+
 def test_components_of_a_hook_are_checked_and_listed_from_then_on(plugin, registry_of):
     hooks = (
         "from atlas_core import hookimpl\nfrom atlas_core.plugins.hookspecs import ComponentSpec\n@hookimpl\n"

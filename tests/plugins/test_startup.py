@@ -37,7 +37,7 @@ def test_import_atlas_core_imports_little_beyond_python_itself(command, tmp_path
 
 
 def test_a_listing_imports_no_library_of_the_terminal(command, tmp_path):
-    code = f"import sys; from atlas_core.cli.list_plugins import main; main(['--kind', 'grid']){MODULES}"
+    code = f"import sys; from atlas_core.cli import main; main(['list-plugins', '--kind', 'grid']){MODULES}"
     done = command(code, cache=tmp_path)
     assert done.returncode == 0, done.stderr
     modules = json.loads(done.stdout.splitlines()[-1])
