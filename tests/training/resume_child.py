@@ -1,7 +1,8 @@
-"""Train in a process of its own, so that a test can kill it: `resume_child.py FOLDER [--stop-inside STEP] [--slow] [--still]`.
+"""Train in a process of its own, so that a test can kill it.
 
-Prints one line a step. With `--stop-inside`, the write of that checkpoint says INSIDE half-way and never ends;
-with `--slow` there is time to be killed between two steps; with `--still` nothing drops out.
+`resume_child.py FOLDER [--stop-inside STEP] [--slow] [--still]` prints one line a step. With `--stop-inside`, the write
+of that checkpoint says INSIDE half-way and never ends; with `--slow` there is time to be killed between two steps; with
+`--still` nothing drops out.
 """
 
 from __future__ import annotations

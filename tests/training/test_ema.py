@@ -56,7 +56,7 @@ def test_buffers_are_copied_and_tied_weights_stay_tied():
 
     module = Tied()
     ema = MovingAverage(module, 0.5)
-    module.seen += 4
+    module.seen = module.seen + 4  # another tensor, as many layers do
     ema.update()
     assert torch.equal(ema.module.seen, module.seen)
     assert ema.module.first.weight is ema.module.second.weight

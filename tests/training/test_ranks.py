@@ -23,7 +23,9 @@ def test_two_ranks_train_what_one_rank_trains(tmp_path):
     pytest.importorskip("torch.distributed.run")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     command = [*torchrun, "--rdzv-endpoint=localhost:0", str(CHILD), str(tmp_path / "two"), "--still"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     tiny.trainer(tmp_path / "one", network=tiny.tiny(dropout=0.0)).fit()
     for which in ("raw", "ema"):

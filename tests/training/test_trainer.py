@@ -128,6 +128,49 @@ def test_fp16_on_the_cpu_is_refused_before_anything_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a CUDA device")
+def test_fp16_resumes_to_the_same_bits_with_its_loss_scale(tmp_path):
+    """A loss of thousands overflows at the first scale, 65536: steps are skipped, and not averaged."""
+
+    @attrs.frozen
+    class Loud(tiny.Regression):
+        def loss(self, networks, batch, noise):
+            output = super().loss(networks, batch, noise)
+            return LossOutput(output.per_sample * 4000)
+
+    changes = {"precision": "fp16", "device": "cuda", "checkpoint_every": 3}
+    tiny.trainer(tmp_path / "whole", tiny.config(steps=12, **changes), objective=Loud()).fit()
+    first = tiny.trainer(tmp_path / "parts", tiny.config(steps=12, **changes), objective=Loud(), events=_StopAfter(3))
+    with pytest.raises(_StopError):
+        first.fit()
+    tiny.trainer(tmp_path / "parts", tiny.config(steps=12, **changes), objective=Loud()).fit(resume=True)
+    whole, parts = (open_checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.counters["scaler"] == parts.counters["scaler"]
+    assert whole.counters["scaler"]["scale"] < 65536
+    assert whole.counters["ema_updates"] == parts.counters["ema_updates"] < 12
+    for which in ("raw", "ema"):
+        ours, theirs = parts.load_networks(which)["denoiser"], whole.load_networks(which)["denoiser"]
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class _StopError(Exception):
+    """Raised by `_StopAfter`."""
+
+
+class _StopAfter:
+    """Ends a training as abruptly as a test can in its own process: after the checkpoint of `step`."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def checkpoint_saved(self, run, path, step):
+        if step == self.step:
+            raise _StopError
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -27,8 +27,13 @@ class MovingAverage(Generic[M]):
         # The lists are made once: walking the module tree costs more than the arithmetic of a small network.
         self._average = list(self.module.parameters())
         self._source = [parameter.detach() for parameter in module.parameters()]
-        self._average_buffers = list(self.module.buffers())
-        self._source_buffers = list(module.buffers())
+        # Buffers are looked up when they are copied: a module may put another tensor in the place of one.
+        averages = dict(self.module.named_modules())
+        self._buffers = [
+            (source._buffers, averages[path]._buffers, name)
+            for path, source in module.named_modules()
+            for name in source._buffers
+        ]
 
     def update(self) -> None:
         """Take in the weights after an optimizer step."""
@@ -37,6 +42,8 @@ class MovingAverage(Generic[M]):
             update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             update(self._average, self._source, None)
         with torch.no_grad():
-            for average, source in zip(self._average_buffers, self._source_buffers, strict=True):
-                average.copy_(source)
+            for sources, averages, name in self._buffers:
+                source, average = sources[name], averages[name]
+                if source is not None and average is not None:
+                    average.copy_(source)
         self.updates += 1

@@ -52,7 +52,6 @@ class Learner:
             raise UsageError("there is nothing to train: the network has no parameters")
         self._adamw = _adamw(self._parameters, config)
         self._module = self.accelerator.prepare(self.plain)
-        # After the wrapping, which may put other tensors into the buffers.
         self.average = MovingAverage(self.plain, config.ema_decay)
         self.plain.train()
 
