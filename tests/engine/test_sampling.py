@@ -240,7 +240,7 @@ def test_a_strangers_process_works_with_everything(sampler, grid):
     times = sampling_times(grid, net.process, net.parametrization, 100)
     noise = CounterNoise.from_seeds(range(2000))
     out = drain(sample_steps(sampler, NetworkDenoiser(net), times, noise, (4,), F64))
-    # The first-order samplers leave up to 8 % on the grid that does not suit this process; a wrong sign leaves far more.
+    # The first-order samplers leave up to 8 % on the grid that suits this process least; a wrong sign leaves far more.
     assert float(out.std()) == pytest.approx(0.5, rel=0.1)
 
 
