@@ -91,7 +91,9 @@ class Learner:
         weight = self.ranks / self._config.batch
         loss = per_sample.float().sum() * weight
         self.accelerator.backward(loss)
-        further = {name: value.detach().float().mean() * (len(index) * weight) for name, value in logs.items()}
+        share = len(index) * weight
+        # What an objective logs of times, as they are, lies on the CPU.
+        further = {name: value.detach().float().mean().to(self.device) * share for name, value in logs.items()}
         return {"loss": loss.detach(), **further}
 
     def _update(self) -> Tensor:
