@@ -10,7 +10,12 @@ import nox
 nox.options.sessions = ["lint", "types", "tests"]
 QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 """Threads that wait do not spin: with more busy threads than cores, spinning is up to 28 times slower."""
-DISTRIBUTIONS = (".", "atlas_kernels_builtin", "atlas_solvers_builtin", *map(str, sorted(Path("plugins").glob("atlas-*"))))
+DISTRIBUTIONS = (
+    ".",
+    "atlas_kernels_builtin",
+    "atlas_solvers_builtin",
+    *map(str, sorted(Path("plugins").glob("atlas-*"))),
+)
 
 
 def _install(session: nox.Session) -> None:

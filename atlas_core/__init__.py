@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from atlas_core.fields import derived as derived
     from atlas_core.pipeline import Pipeline as Pipeline
     from atlas_core.pipeline import load as load
+    from atlas_core.plugins.hookspecs import ComponentSpec as ComponentSpec
     from atlas_core.plugins.hookspecs import hookimpl as hookimpl
 
 __version__ = "2.0.0"
 
 _HOME = {
+    "ComponentSpec": "atlas_core.plugins.hookspecs",
     "Pipeline": "atlas_core.pipeline",
     "Preset": "atlas_core.config.presets",
     "build": "atlas_core.building",
@@ -28,7 +30,7 @@ _HOME = {
     "load": "atlas_core.pipeline",
 }
 
-__all__ = ["Pipeline", "Preset", "__version__", "build", "component", "derived", "hookimpl", "load"]
+__all__ = ["ComponentSpec", "Pipeline", "Preset", "__version__", "build", "component", "derived", "hookimpl", "load"]
 
 
 def __getattr__(name: str) -> Any:

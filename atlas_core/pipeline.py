@@ -279,7 +279,7 @@ class Pipeline:
         if not plan.metrics:
             raise UsageError(
                 "there is no metric to score with",
-                hint="""Add `evaluate.metrics=[{use="two-sample"}]`; `atlas-core list-plugins --kind metric` has more.""",
+                hint="""Add `evaluate.metrics=[{use="two-sample"}]`; more: `atlas-core list-plugins --kind metric`.""",
             )
         conditioned = self.network.conditioner is not None
         with self.timed("evaluation"):

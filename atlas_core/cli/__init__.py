@@ -28,26 +28,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(command: Callable[[], int], debug: bool) -> int:
-    from atlas_core.errors import AtlasError
-
     try:
         return command()
-    except AtlasError as error:
-        if debug:
-            raise
-        return _fail(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader of a pipe, as `head`, has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence: the user gets a sentence, --debug the rest
+    except Exception as error:
+        from atlas_core.errors import AtlasError  # not before: it would cost every listing the import of attrs
+
         code = _click_exit_code(error)
         if code is not None:
             return code
         if debug:
             raise
+        if isinstance(error, AtlasError):
+            return _fail(f"error: {error}", error.exit_code)
         name = type(error).__name__
         return _fail(f"error: this is a mistake in Atlas or a plugin: {name}: {error}\n  `--debug` shows where.", 1)
 

@@ -27,16 +27,13 @@ def evaluate(run: str, overrides: tuple[str, ...], quiet: bool, as_json: bool) -
 
     pipeline = load(run, overrides)
     with options.watched(pipeline, quiet):
-        if pipeline.run is None:
-            evaluation = pipeline.evaluate()
-            report = None
-        else:
-            summary = finish(pipeline)
-            evaluation, report = summary.evaluation, summary.report
-    assert evaluation is not None
+        # A checkpoint that was moved out of its run has no report to write.
+        summary = finish(pipeline) if pipeline.run is not None and pipeline.plan.metrics else None
+        evaluation = summary.evaluation if summary is not None else pipeline.evaluate()
+    assert evaluation is not None  # evaluate() refuses a config without metrics
     if as_json:
         result(json.dumps(evaluation.to_json(), indent=2))
         return
     result(evaluation.table())
-    if report is not None:
-        result(f"\nOpen {report}")
+    if summary is not None:
+        result(f"\nOpen {summary.report}")

@@ -51,8 +51,9 @@ class Bars:
     @hookimpl
     def atlas_train_step(self, step: int, steps: int, logs: Mapping[str, float]) -> None:
         if self._live:
-            changes = {"note": f"loss {logs['loss']:.4f}"} if "loss" in logs else {}
-            self._progress.update(self._training, completed=step, **changes)
+            self._progress.update(self._training, completed=step)
+            if "loss" in logs:
+                self._progress.update(self._training, note=f"loss {logs['loss']:.4f}")
         elif "learning_rate" in logs:  # a step that metrics.jsonl has a line of
             began, first = self._began
             left = (time.monotonic() - began) / max(step - first, 1) * (steps - step)

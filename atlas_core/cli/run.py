@@ -95,7 +95,9 @@ def stopped(trained: Any) -> BaseException:
     """What a command ends with after a signal: the run is safe, and this is how it goes on."""
     from atlas_core.errors import RunError
 
-    error = RunError(f"stopped by {trained.stopped} after step {trained.steps}", hint=f"go on: {trained.resume_command}")
+    error = RunError(
+        f"stopped by {trained.stopped} after step {trained.steps}", hint=f"go on: {trained.resume_command}"
+    )
     error.exit_code = 130 if trained.stopped == "SIGINT" else 143
     return error
 

@@ -63,6 +63,8 @@ def train(
         raise stopped(trained)
     if as_json:
         latest = str(folder.latest_checkpoint())
-        result(json.dumps({"schema": 1, "run": str(folder.path), "checkpoint": latest, "steps": trained.steps}, indent=2))
+        result(
+            json.dumps({"schema": 1, "run": str(folder.path), "checkpoint": latest, "steps": trained.steps}, indent=2)
+        )
         return
     result(f"{trained.steps} steps, {trained.seconds:.0f} s. Next: atlas-core sample {folder.path}")

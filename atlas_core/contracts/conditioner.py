@@ -10,7 +10,10 @@ from atlas_core.contracts.condition import Condition
 
 @runtime_checkable
 class Conditioner(Protocol):
-    """Encodes what the user asks for. It may be an `nn.Module`: then it is trained, averaged and saved with the network."""
+    """Encodes what the user asks for.
+
+    It may be an `nn.Module`: then it is trained, averaged and saved with the network.
+    """
 
     dropout: float
     """Probability in [0, 1) that training replaces a sample's condition by the null one; guidance needs it above 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -29,7 +29,8 @@ class DataSpec:
     """Grey levels that the values are quantised to (17 for `digits`, 256 for image files); None: continuous."""
 
 
-class Example(NamedTuple):
+@attrs.frozen(eq=False)
+class Example:
     """One item of a split."""
 
     x: Tensor

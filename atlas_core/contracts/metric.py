@@ -60,7 +60,10 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Baseline(Protocol):
-    """The kind `baseline`: a simple generator that a table of scores is compared with. An `attrs` class with its own state."""
+    """The kind `baseline`: a simple generator that a table of scores is compared with.
+
+    An `attrs` class that holds its own state.
+    """
 
     def fit(self, train: Batch, spec: DataSpec) -> None:
         """Learn from the real training split; `train.condition` holds the raw labels, or None."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Parametrization(Protocol):
     """x̂₀ = c_skip · x + c_out · F(c_in · x, c_noise) covers eps, x0, v, velocity and EDM alike.
 
-    One method is optional: `t_max(process) -> float` is the latest time at which the coefficients are finite (eps divides by α); without it,
-    process.t_max. Samplers start at the smaller of the two.
+    One method is optional: `t_max(process) -> float` is the latest time at which the coefficients are finite (eps
+    divides by α); without it, process.t_max. Samplers start at the smaller of the two.
     """
 
     def coefficients(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import attrs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
     from atlas_core.contracts.noise import NoiseSource
 
 
-class Step(NamedTuple):
+@attrs.frozen(eq=False)
+class Step:
     """What a sampler yields after each step: enough to draw, stream or stop."""
 
     index: int

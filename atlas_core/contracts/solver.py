@@ -44,7 +44,10 @@ class Coupling(Protocol):
 
 @runtime_checkable
 class EntropicSolution(Coupling, Protocol):
-    """plan_ij = a_i b_j exp((f_i + g_j − C_ij) / ε); zero weights are legal: f there is the c-transform, the row is 0."""
+    """plan_ij = a_i b_j exp((f_i + g_j − C_ij) / ε).
+
+    Zero weights are legal: f there is the c-transform, the row of the plan is 0.
+    """
 
     @property
     def f(self) -> Tensor:
@@ -108,5 +111,8 @@ class Solver(Protocol):
         init: Any = None,
         y: Tensor | None = None,
     ) -> Coupling:
-        """The same for a given operator: grids, graphs, a cost matrix. y (m, d) is needed by `barycentric_map` alone."""
+        """The same for a given operator: grids, graphs, a cost matrix.
+
+        y (m, d) is needed by `barycentric_map` alone.
+        """
         ...

@@ -37,6 +37,8 @@ class CounterNoise:
         if keys.ndim != 1 or keys.dtype != torch.int64:
             raise ValueError(f"keys must be (rows,) of int64, not {tuple(keys.shape)} of {keys.dtype}")
         self._keys = keys.cpu()
+        words = self._keys.numpy().view(np.uint64)[:, None]
+        self._words_of_keys = np.stack([words & LOW, words >> HALF])
         self.rows = len(keys)
 
     @classmethod
@@ -89,12 +91,10 @@ class CounterNoise:
 
     def _words(self, stream: str, step: int, blocks: int) -> Iterator[tuple[slice, slice, Words]]:
         """Yield the words (4, r, c) of tiles of the (rows, blocks) counters."""
-        keys = self._keys.numpy().view(np.uint64)[:, None]
-        keys = np.stack([keys & LOW, keys >> HALF])
         width = min(max(blocks, 1), _TILE)
         height = _TILE // width
         for top in range(0, self.rows, height):
-            key = keys[:, top : top + height]
+            key = self._words_of_keys[:, top : top + height]
             for left in range(0, blocks, width):
                 block = np.arange(left, min(left + width, blocks), dtype=np.uint64)
                 counter = np.empty((4, key.shape[1], len(block)), dtype=np.uint64)

@@ -23,14 +23,13 @@ def philox4x32(counter: Words, key: Words) -> Words:
     """Return the four words of each counter under its key: (4, *shape), (2, *shape or broadcast) -> (4, *shape)."""
     column = (2, *[1] * (counter.ndim - 1))
     multipliers = np.array(_MULTIPLIERS, dtype=np.uint64).reshape(column)
-    weyl = np.array(_WEYL, dtype=np.uint64).reshape(column)
+    rounds = np.arange(_ROUNDS, dtype=np.uint64).reshape(-1, *[1] * counter.ndim)
+    schedule = (key + rounds * np.array(_WEYL, dtype=np.uint64).reshape(column)) & LOW
     # Words 0 and 2 are multiplied, words 1 and 3 are not: two arrays of pairs, and half as many operations as words.
     even, odd = counter[0::2].copy(), counter[1::2].copy()
-    for index in range(_ROUNDS):
-        if index:
-            key = (key + weyl) & LOW
+    for round_key in schedule:
         even *= multipliers
-        odd ^= key
+        odd ^= round_key
         odd ^= (even >> HALF)[::-1]
         even &= LOW
         even, odd = odd, even[::-1]

@@ -173,5 +173,8 @@ def _bind(network: Network, rows: int, inputs: Sequence[Any] | None, guidance: G
     condition = None
     if network.conditioner is not None:
         # Without inputs the network is told that there is none, as in training, rather than told nothing.
-        condition = network.conditioner.null(rows) if inputs is None else network.conditioner.encode(inputs)
+        try:
+            condition = network.conditioner.null(rows) if inputs is None else network.conditioner.encode(inputs)
+        except ValueError as error:  # the contract's word for an input that it does not know
+            raise UsageError(f"the condition cannot be used: {error}") from error
     return NetworkDenoiser(network, condition, guidance)

@@ -1,4 +1,4 @@
-"""The pictures of a run: a preview while it trains; samples by class, a denoising strip and their manifest at the end."""
+"""The pictures of a run: previews while it trains; at the end samples by class, a denoising strip and a manifest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ def final_pictures(pipeline: Pipeline) -> Tensor:
     x = pipeline.draw(seeds, labels)
     _picture(pipeline, x, pipeline.run.path / "samples.png", columns)
     entries = [
-        {"file": "samples.png", "row": i // columns, "column": i % columns, "seed": seed, "condition": _one(labels, i)}
+        {
+            "file": "samples.png",
+            "row": i // columns,
+            "column": i % columns,
+            "seed": seed,
+            "condition": None if labels is None else labels[i],
+        }
         for i, seed in enumerate(seeds)
     ]
     write_manifest(pipeline, pipeline.run.path / "manifest.json", entries)
@@ -53,7 +59,7 @@ def final_pictures(pipeline: Pipeline) -> Tensor:
 def write_samples(
     pipeline: Pipeline, x: Tensor, folder: Path, seed: int, inputs: Sequence[Any] | None, **settings: Any
 ) -> list[Path]:
-    """Write samples x (n, *item), drawn from `seed` on: a grid, one PNG each and manifest.json; points as points.npy."""
+    """Write samples x (n, *item), drawn from `seed` on: a grid, one PNG each, manifest.json; points as samples.npy."""
     import numpy as np
 
     entries: list[dict[str, Any]] = []
@@ -96,7 +102,7 @@ def write_manifest(pipeline: Pipeline, path: Path, images: Sequence[dict[str, An
 
 
 def _strip(pipeline: Pipeline) -> None:
-    """What the sampler believes the clean image to be, from the first step to the last; the samples stand on the right."""
+    """What the sampler takes the clean image to be, from the first step to the last; samples stand on the right."""
     assert pipeline.run is not None
     labels = _labels(pipeline, STRIP_ROWS, spread=True)
     frames: list[tuple[float, Tensor]] = []
@@ -141,10 +147,6 @@ def _labels(pipeline: Pipeline, count: int, *, spread: bool = False) -> list[int
     if pipeline.network.conditioner is None or not classes:
         return None
     return [i * classes // count if spread else i % classes for i in range(count)]
-
-
-def _one(labels: list[int] | None, i: int) -> int | None:
-    return None if labels is None else labels[i]
 
 
 def _real(pipeline: Pipeline, most: int) -> Tensor:

@@ -258,7 +258,7 @@ def test_a_step_costs_little_beside_the_model():
     noise = CounterNoise.from_seeds([0])
     costs = []
     for _ in range(20):
-        begin = time.perf_counter()
+        begin = time.thread_time()  # of this thread alone: other processes share the machine
         drain(sample_steps(DPMpp2M(), NetworkDenoiser(net), times, noise, (1, 8, 8)))
-        costs.append((time.perf_counter() - begin) / 50)
-    assert min(costs) <= 200e-6  # the least: other processes share the machine
+        costs.append((time.thread_time() - begin) / 50)
+    assert min(costs) <= 200e-6, f"{min(costs) * 1e6:.0f} µs a step"

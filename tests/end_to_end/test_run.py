@@ -1,0 +1,230 @@
+"""The main job from the command line to the report, on the real digits, in short."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import atlas_core
+
+
+def test_a_run_leaves_every_part_that_the_design_names(digits_run: Path) -> None:
+    for name in ("config.toml", "lock.json", "metrics.jsonl", "samples.png", "manifest.json", "report.html"):
+        assert (digits_run / name).stat().st_size > 0, name
+    assert [path.name for path in sorted((digits_run / "checkpoints").iterdir())] == [
+        "step-00000010",
+        "step-00000020",
+        "step-00000030",
+    ]
+    assert (digits_run / "samples" / "step-00000020.png").exists()
+    rows = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [15, 30]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < 0.85 * losses[0], f"nothing was learned: {losses}"
+
+
+def test_the_report_needs_nothing_beside_it_and_holds_the_scores(digits_run: Path) -> None:
+    page = (digits_run / "report.html").read_text()
+    evaluation = json.loads((digits_run / "evaluation.json").read_text())
+    ours = next(row for row in evaluation["rows"] if row["kind"] == "ours")
+    for column, cell in ours["cells"].items():
+        assert column in page
+        assert cell["value"] is not None, cell["error"]
+    assert "class-gaussian" in page
+    assert "atlas-solvers-builtin" in page
+    for reference in ('src="http', 'href="http', "src='http", "url(http", "@import"):
+        assert reference not in page
+
+
+def test_the_config_of_a_run_runs_again(digits_run: Path, cli) -> None:
+    code, out, _ = cli("run", digits_run / "config.toml", "--dry-run")
+    assert code == 0
+    assert "steps = 30" in out
+    assert tomllib.loads((digits_run / "config.toml").read_text())["data"]["use"] == "atlas-datasets-builtin:digits"
+
+
+def test_every_image_can_be_drawn_again_alone_from_its_seed(digits_run: Path) -> None:
+    manifest = json.loads((digits_run / "manifest.json").read_text())
+    assert len(manifest["images"]) == 100
+    assert len({image["seed"] for image in manifest["images"]}) == 100
+    model = atlas_core.load(digits_run)
+    together = model.sample(100, condition=[image["condition"] for image in manifest["images"]])
+    picture = np.asarray(Image.open(digits_run / "samples.png").convert("L"), dtype=float)
+    for number in (0, 37, 99):
+        image = manifest["images"][number]
+        alone = model.sample(1, seed=image["seed"], condition=image["condition"])
+        # Batches of another size may be summed in another order: float32 re-association over 20 steps.
+        torch.testing.assert_close(alone[0], together[number], rtol=0, atol=2e-4)
+        # The tile of the grid shows that image: enlarged, so its mean brightness is compared.
+        tile = _tile(picture, image["row"], image["column"], rows=10, columns=10)
+        assert tile.mean() == pytest.approx(float((alone.mean() + 1) / 2 * 255), abs=4)
+
+
+def _tile(picture: np.ndarray, row: int, column: int, *, rows: int, columns: int) -> np.ndarray:
+    side = (picture.shape[1] - 2) // columns
+    top = picture.shape[0] - 2 - rows * side
+    y, x = top + row * side + 2, column * side + 2
+    return picture[y : y + side - 2, x : x + side - 2]
+
+
+def test_samples_are_images_in_range_and_the_batch_does_not_matter(digits_run: Path) -> None:
+    model = atlas_core.load(digits_run)
+    x = model.sample(7, seed=3, steps=5, condition=4)
+    assert x.dtype == torch.float32
+    assert x.shape == (7, 1, 8, 8)
+    assert x.min() >= -1
+    assert x.max() <= 1
+    assert x.std() > 0.1
+    torch.testing.assert_close(model.sample(7, seed=3, steps=5, condition=4, batch=2), x, rtol=0, atol=2e-4)
+    torch.testing.assert_close(model.sample(4, seed=6, steps=5, condition=4), x[3:], rtol=0, atol=2e-4)
+    assert (model.sample(7, seed=4, steps=5, condition=4)[:6] - x[1:]).abs().max() < 2e-4
+    assert (model.sample(1, seed=3, steps=5, condition=5)[0] - x[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("sampler", "nfe", "steps"), [("heun", 9, 5), ("euler", 9, 9), ("ddpm-ancestral", 9, 9), ("dpmpp-2m", 9, 9)]
+)
+def test_equal_nfe_means_equal_calls_of_the_network(digits_run: Path, sampler: str, nfe: int, steps: int) -> None:
+    model = atlas_core.load(digits_run, [f"sampler.use={sampler}", f"sampling.nfe={nfe}"])
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    model.network.model.register_forward_hook(count)
+    model.sample(2, condition=[0, 1])
+    assert calls == nfe
+    assert len(model.times()) == steps + 1
+
+
+def test_guidance_is_a_swap_of_one_part(digits_run: Path) -> None:
+    plain = atlas_core.load(digits_run).sample(8, condition=3, nfe=6)
+    unit = atlas_core.load(digits_run, ["sampling.guidance={use='cfg', scale=1.0}"]).sample(8, condition=3, nfe=6)
+    strong = atlas_core.load(digits_run, ["sampling.guidance={use='cfg', scale=3.0}"]).sample(8, condition=3, nfe=6)
+    torch.testing.assert_close(unit, plain, rtol=0, atol=2e-4)
+    assert (strong - plain).abs().max() > 0.05
+
+
+def test_raw_weights_differ_from_the_average(digits_run: Path) -> None:
+    average = atlas_core.load(digits_run).sample(2, condition=3, nfe=4)
+    raw = atlas_core.load(digits_run, average=False).sample(2, condition=3, nfe=4)
+    assert (average - raw).abs().max() > 1e-3
+
+
+def test_sample_writes_images_and_their_seeds(digits_run: Path, cli, tmp_path: Path) -> None:
+    out = tmp_path / "drawn"
+    code, text, _ = cli(
+        "sample",
+        digits_run,
+        "-n",
+        "5",
+        "--condition",
+        "0,1",
+        "--seed",
+        "10",
+        "--nfe",
+        "4",
+        "--out",
+        out,
+        "--json",
+        "-q",
+    )
+    assert code == 0
+    assert len(json.loads(text)["files"]) == 6
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["nfe"] == 4
+    assert [(image["seed"], image["condition"]) for image in manifest["images"]] == [
+        (10, 0),
+        (11, 1),
+        (12, 0),
+        (13, 1),
+        (14, 0),
+    ]
+    again = atlas_core.load(digits_run).sample(1, seed=12, condition=0, nfe=4)
+    pixels = np.asarray(Image.open(out / "000012.png"), dtype=float)
+    np.testing.assert_allclose(pixels, ((again[0, 0] + 1) / 2 * 255).numpy(), atol=1.01)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(cli, tmp_path: Path) -> None:
+    short = ["train.checkpoint_every=4", "train.validate_every=0", "train.sample_every=0", "train.batch=32", "-q"]
+    assert cli("train", "digits", "train.steps=8", *short, "--runs", tmp_path, "--name", "whole")[0] == 0
+    assert cli("train", "digits", "train.steps=8", *short, "--runs", tmp_path, "--name", "parts")[0] == 0
+    last = tmp_path / "parts" / "checkpoints" / "step-00000008"
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    code, _, err = cli("train", "--resume", tmp_path / "parts", "-q")
+    assert code == 0, err
+    for name in ("networks", "ema", "optimizer"):
+        whole = (tmp_path / "whole" / "checkpoints" / "step-00000008" / f"{name}.safetensors").read_bytes()
+        assert (last / f"{name}.safetensors").read_bytes() == whole, name
+
+
+def test_a_second_run_never_overwrites_the_first(cli, tmp_path: Path) -> None:
+    short = ["train.steps=1", "train.validate_every=0", "train.batch=8", "-q", "--runs", tmp_path]
+    assert cli("train", "digits", *short)[0] == 0
+    assert cli("train", "digits", *short)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "digits-2"]
+
+
+def test_points_run_through_the_same_pipeline(cli, tmp_path: Path) -> None:
+    config = tmp_path / "mixture.toml"
+    config.write_text(
+        """
+        [data]
+        use = "gaussian-mixture"
+        [model]
+        use = "mlp"
+        width = 64
+        [train]
+        steps = 40
+        [sampling]
+        nfe = 10
+        [evaluate]
+        count = 200
+        metrics = [{ use = "sinkhorn-divergence" }]
+        """
+    )
+    code, out, err = cli("run", config, "--runs", tmp_path / "runs", "-q")
+    assert code == 0, err
+    assert "sinkhorn-divergence" in out
+    assert (tmp_path / "runs" / "mixture" / "report.html").exists()
+
+
+def test_a_transport_pipeline_couples_two_data_sets(cli, tmp_path: Path) -> None:
+    config = tmp_path / "couple.toml"
+    config.write_text(
+        """
+        [source]
+        use = "gaussian-mixture"
+        train = 60
+        [target]
+        use = "gaussian-mixture"
+        seed = 1
+        train = 50
+        [solver]
+        use = "sinkhorn"
+        kernel = { use = "gaussian", bandwidth = 2.0 }
+        """
+    )
+    code, out, err = cli("run", config, "--runs", tmp_path / "runs", "-q", "--json")
+    assert code == 0, err
+    solution = json.loads(out)["solution"]
+    assert solution["status"] == "converged"
+    assert solution["marginal_error"] < 1e-3
+    assert (tmp_path / "runs" / "couple" / "coupling.safetensors").exists()
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "atlas_core", "--version"], capture_output=True, text=True, check=True)
+    assert atlas_core.__version__ in done.stdout
