@@ -234,7 +234,8 @@ def _flat(modules: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, allow_nan=False, default=_plain)
+    # A config may hold an infinity (the end of an interval); Python reads it back, and null would be another value.
+    return json.dumps(value, indent=1, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 
@@ -25,7 +26,7 @@ def write(run: RunFolder, step: int, **changes):
         "ema": {"denoiser": {"w": WEIGHTS["w"] * 2, "b": WEIGHTS["b"]}},
         "optimizer": {"denoiser.w/exp_avg": torch.ones(2, 2), "denoiser.w/step": torch.tensor(3.0)},
         "counters": {"position": 80, "ema_updates": 10},
-        "table": {"model": {"use": "tiny", "shape": (1, 8, 8)}},
+        "table": {"model": {"use": "tiny", "shape": (1, 8, 8), "end": math.inf}},
         "lock": {"model": {"version": "1"}},
     }
     return save(run, step, **(parts | changes))
@@ -45,7 +46,7 @@ def test_everything_comes_back_as_it_was(run):
     assert path.name == "step-00003000"
     opened = open_checkpoint(path)
     assert (opened.step, opened.counters) == (3000, {"position": 80, "ema_updates": 10})
-    assert opened.table == {"model": {"use": "tiny", "shape": [1, 8, 8]}}
+    assert opened.table == {"model": {"use": "tiny", "shape": [1, 8, 8], "end": math.inf}}
     assert opened.lock == {"model": {"version": "1"}}
     raw, ema = opened.load_networks("raw")["denoiser"], opened.load_networks("ema")["denoiser"]
     assert raw.keys() == WEIGHTS.keys()
