@@ -219,6 +219,7 @@ class Pipeline:
         `on_step(step, rows)` sees every step of the sampler and the rows that it concerns.
         """
         from atlas_core.engine.sampling import draw
+        from atlas_core.engine.training.hardware import cpu_threads
 
         network, sampling = self.network, self.plan.sampling
         times = self.times(steps=steps, nfe=nfe)
@@ -228,18 +229,19 @@ class Pipeline:
             if on_step is not None:
                 on_step(step, rows)
 
-        x = draw(
-            network,
-            self.plan.sampler.build(),
-            times,
-            seeds,
-            self.spec.shape,
-            inputs=inputs,
-            guidance=sampling.guidance,
-            batch=batch or sampling.batch,
-            device=self.device,
-            on_step=tell,
-        )
+        with cpu_threads(self.plan.train.threads):
+            x = draw(
+                network,
+                self.plan.sampler.build(),
+                times,
+                seeds,
+                self.spec.shape,
+                inputs=inputs,
+                guidance=sampling.guidance,
+                batch=batch or sampling.batch,
+                device=self.device,
+                on_step=tell,
+            )
         limits = self.spec.value_range
         return x if limits is None else x.clamp(*limits)
 

@@ -119,7 +119,11 @@ def _active(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     active: dict[str, dict[str, Any]] = {
         "device": {"requested": train.device, "active": str(pipeline.device), "reason": ""},
         "precision": {"requested": train.precision, "active": train.precision, "reason": ""},
-        "threads": {"requested": "all cores", "active": torch.get_num_threads(), "reason": "OMP_NUM_THREADS sets it"},
+        "threads": {
+            "requested": train.threads or "all cores",
+            "active": train.threads or torch.get_num_threads(),
+            "reason": "" if train.threads else "OMP_NUM_THREADS limits them",
+        },
     }
     if steps > 0:
         nfe = pipeline.plan.sampler.build().nfe(steps)

@@ -32,6 +32,9 @@ class TrainConfig:
     precision: Literal["float32", "bf16", "fp16"] = _setting("float32", "Arithmetic of the forward and backward pass.")
     ema_decay: float = _setting(0.999, "Decay of the averaged weights per optimizer step.", and_(ge(0), lt(1)))
     device: str = _setting("auto", "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
+    threads: int | None = _setting(
+        None, "CPU threads that train and sample; null: all cores. Small networks are faster on one.", optional(ge(1))
+    )
     log_every: int = _setting(50, "Steps between lines of metrics.jsonl.", ge(1))
     validate_every: int = _setting(500, "Steps between validation losses; 0: never.", ge(0))
     sample_every: int = _setting(1000, "Steps between sample grids; 0: never.", ge(0))

@@ -34,6 +34,17 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with `count` threads (None: as many as it has) until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def make_accelerator(config: TrainConfig) -> Any:
     """Return an `accelerate.Accelerator` for this config. Raises ConfigError for a precision that the device lacks.
 

@@ -16,6 +16,7 @@ from atlas_core.config.sections import TrainConfig
 from atlas_core.contracts import Dataset, Objective
 from atlas_core.engine.checkpoint import open_checkpoint, save
 from atlas_core.engine.training.data import ReadAhead, RowReader
+from atlas_core.engine.training.hardware import cpu_threads
 from atlas_core.engine.training.interrupt import Interrupt
 from atlas_core.engine.training.keys import borrowed_generator
 from atlas_core.engine.training.learner import Learner
@@ -90,6 +91,7 @@ class Trainer:
         config = self.config
         self._began = time.perf_counter()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(cpu_threads(config.threads))
             reader = RowReader(self._dataset.split("train"), tuple(self._dataset.spec.shape))
             self._order = Order(reader.count, config.batch, config.seed)
             self._share = self._order.share(self._learner.rank, self._learner.ranks)
