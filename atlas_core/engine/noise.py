@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from atlas_core.engine.philox import HALF, LOW, Words, philox4x32
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 _TILE = 1 << 13
 """Counters worked on at once: their words stay in the processor's cache."""
@@ -29,7 +30,7 @@ class CounterNoise:
 
     The Philox key of row i is `keys[i]`; the counter is (block, step, hash of purpose and distribution). The first
     numbers of a row are the same whatever the item's size, and bits are drawn on the CPU, so that a device changes
-    nothing. Normals are Box & Muller 1958 in float64, then cast; |z| ≤ 6.8.
+    nothing. Normals are Box & Muller 1958 in float64, or in float32 for anything narrower; |z| ≤ 6.8.
     """
 
     def __init__(self, keys: Tensor) -> None:
@@ -67,24 +68,30 @@ class CounterNoise:
         """N(0, 1) of the shape, dtype and device of `like` (rows, *item). Raises ValueError for another row count."""
         if like.shape[:1] != (self.rows,):
             raise ValueError(f"noise for {self.rows} rows was asked for a tensor of shape {tuple(like.shape)}")
-        values = self._draw(f"normal {purpose}", step, math.prod(like.shape[1:]), 4, _normals)
-        if like.dtype == torch.float32:  # cast before the move: half the traffic
-            return torch.from_numpy(values.astype(np.float32)).view(like.shape).to(like.device)
+        wide = like.dtype == torch.float64
+        size = math.prod(like.shape[1:])
+        values = self._draw(f"normal {purpose}", step, size, 4, _normals, np.float64 if wide else np.float32)
         return torch.from_numpy(values).view(like.shape).to(device=like.device, dtype=like.dtype)
 
     def uniform(self, purpose: str, step: int, shape: tuple[int, ...] = ()) -> Tensor:
         """(rows, *shape), float64 on the CPU, in [0, 1)."""
-        values = self._draw(f"uniform {purpose}", step, math.prod(shape), 2, _uniforms)
+        values = self._draw(f"uniform {purpose}", step, math.prod(shape), 2, _uniforms, np.float64)
         return torch.from_numpy(values).view(self.rows, *shape)
 
     def _draw(
-        self, stream: str, step: int, size: int, per_block: int, transform: Callable[[Words, Floats], None]
+        self,
+        stream: str,
+        step: int,
+        size: int,
+        per_block: int,
+        transform: Callable[[Words, Floats], None],
+        dtype: type[np.floating[Any]],
     ) -> Floats:
         """Return (rows, size) numbers, of which `transform` makes `per_block` from each block of four words."""
         if not 0 <= step < 2**32:
             raise ValueError(f"a step is at least 0 and below 2**32, not {step}")
         blocks = -(-size // per_block)
-        values = np.empty((self.rows, blocks, per_block))
+        values = np.empty((self.rows, blocks, per_block), dtype=dtype)
         for rows, columns, words in self._words(stream, step, blocks):
             transform(words, values[rows, columns])
         return np.ascontiguousarray(values.reshape(self.rows, blocks * per_block)[:, :size])
@@ -123,9 +130,12 @@ def _stream_words(stream: str) -> tuple[int, int]:
 
 def _normals(words: Words, out: Floats) -> None:
     # numpy, not torch: torch's threads cost more than they save on arrays of this size, and stall on a busy machine.
-    # (w + ½) / 2³² lies strictly between 0 and 1: the logarithm is finite.
-    radius = np.sqrt(-2 * np.log((words[0::2] + 0.5) * 2.0**-32))
-    angle = (words[1::2] + 0.5) * (2 * math.pi * 2.0**-32)
+    # In the precision that is asked for: in float32 the functions below are three times as fast.
+    kind = out.dtype.type
+    first, second = words[0::2].astype(kind), words[1::2].astype(kind)
+    # (w + ½) / 2³² is above 0 and at most 1: the logarithm is finite, and the root real.
+    radius = np.sqrt(kind(-2) * np.log((first + kind(0.5)) * kind(2.0**-32)))
+    angle = (second + kind(0.5)) * kind(2 * math.pi * 2.0**-32)
     pairs = np.moveaxis(out, -1, 0)
     pairs[0::2] = radius * np.cos(angle)
     pairs[1::2] = radius * np.sin(angle)

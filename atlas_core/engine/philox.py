@@ -27,10 +27,12 @@ def philox4x32(counter: Words, key: Words) -> Words:
     schedule = (key + rounds * np.array(_WEYL, dtype=np.uint64).reshape(column)) & LOW
     # Words 0 and 2 are multiplied, words 1 and 3 are not: two arrays of pairs, and half as many operations as words.
     even, odd = counter[0::2].copy(), counter[1::2].copy()
+    high = np.empty_like(even)
     for round_key in schedule:
         even *= multipliers
         odd ^= round_key
-        odd ^= (even >> HALF)[::-1]
+        np.right_shift(even, HALF, out=high)
+        odd ^= high[::-1]
         even &= LOW
         even, odd = odd, even[::-1]
     out = np.empty_like(counter)

@@ -102,7 +102,9 @@ def write_manifest(pipeline: Pipeline, path: Path, images: Sequence[dict[str, An
 
 
 def _strip(pipeline: Pipeline) -> None:
-    """What the sampler takes the clean image to be, from the first step to the last; samples stand on the right."""
+    """The noise, then what the sampler takes the clean image to be, from the first step to the last, then the sample."""
+    from atlas_core.engine.noise import CounterNoise
+
     assert pipeline.run is not None
     labels = _labels(pipeline, STRIP_ROWS, spread=True)
     frames: list[tuple[float, Tensor]] = []
@@ -114,10 +116,16 @@ def _strip(pipeline: Pipeline) -> None:
     )
     if not frames:
         return
-    most = min(STRIP_FRAMES - 1, len(frames))
+    noise = CounterNoise.from_seeds(range(seed, seed + STRIP_ROWS)).normal("prior", 0, x)
+    most = min(STRIP_FRAMES - 2, len(frames))
     chosen = [frames[round(i * (len(frames) - 1) / max(most - 1, 1))] for i in range(most)]
-    titles = [f"t = {t:.2f}" for t, _ in chosen] + ["sample"]
-    strip_png([*(x0 for _, x0 in chosen), x], pipeline.run.samples / "strip.png", pipeline.spec.value_range, titles)
+    titles = ["noise", *(f"t = {t:.2f}" for t, _ in chosen), "sample"]
+    strip_png(
+        [noise / 2, *(x0.cpu() for _, x0 in chosen), x],
+        pipeline.run.samples / "strip.png",
+        pipeline.spec.value_range,
+        titles,
+    )
 
 
 def _picture(pipeline: Pipeline, x: Tensor, path: Path, columns: int) -> None:
