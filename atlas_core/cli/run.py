@@ -12,26 +12,8 @@ from atlas_core.cli.progress import result
 
 
 @click.command("run")
-@click.argument("target", required=False, metavar="PRESET|FILE")
-@options.OVERRIDES
-@options.NAME
-@options.RUNS
-@options.RESUME
-@options.DRY_RUN
-@options.STRICT
-@options.QUIET
-@options.JSON
-def run(
-    target: str | None,
-    overrides: tuple[str, ...],
-    name: str | None,
-    root: str,
-    resume: str | None,
-    dry_run: bool,
-    strict: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+@options.starting
+def run(**given: Any) -> None:
     """Train, sample, score and report: all that a preset or a config file says.
 
     A name is a preset; a path that ends in .toml or .json, or has a slash, is a file. KEY=VALUE changes a setting:
@@ -45,43 +27,35 @@ def run(
     """
     from atlas_core.config.plan import TransportPlan
 
-    document, folder = options.opened(target, overrides, resume, root, name)
-    plan = document.resolve()
-    if dry_run:
-        result(plan.describe() if not as_json else json.dumps(plan.table, indent=2))
+    start = options.Start(**given)
+    plan, folder = options.opened(start)
+    if start.dry_run:
         return
-    folder = folder or new_run(root, name or plan.name)
+    folder = folder or options.new_run(start, plan)
     if isinstance(plan, TransportPlan):
         from atlas_core.transport import run_transport
 
         summary = run_transport(plan, folder)
-        result(json.dumps(summary, indent=2) if as_json else _transport_text(summary, folder))
+        result(json.dumps(summary, indent=2) if start.as_json else _transport_text(summary, folder))
         return
-    _run_pipeline(plan, folder, resume=resume is not None, strict=strict, quiet=quiet, as_json=as_json)
+    _run_pipeline(plan, folder, start)
 
 
-def new_run(root: str, name: str) -> Any:
-    """Make the folder of a new run."""
-    from atlas_core.runs.folder import RunFolder
-
-    return RunFolder.create(root, name)
-
-
-def _run_pipeline(plan: Any, folder: Any, *, resume: bool, strict: bool, quiet: bool, as_json: bool) -> None:
+def _run_pipeline(plan: Any, folder: Any, start: options.Start) -> None:
     from atlas_core.pipeline import Pipeline
     from atlas_core.workflow import finish, train
 
-    pipeline = Pipeline(plan, folder, strict=strict)
-    with options.watched(pipeline, quiet) as bars:
+    pipeline = Pipeline(plan, folder, strict=start.strict)
+    with options.watched(pipeline, start.quiet) as bars:
         for note in plan.notes:
             bars.say(note)
         bars.say(f"run {folder.path}")
-        trained = train(pipeline, resume=resume)
+        trained = train(pipeline, resume=start.resume is not None)
         if trained.stopped:
             raise stopped(trained)
         bars.say("sampling, scoring and reporting")
         summary = finish(pipeline)
-    if as_json:
+    if start.as_json:
         result(json.dumps(summary.as_json(), indent=2))
         return
     if summary.evaluation is not None:

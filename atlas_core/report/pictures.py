@@ -102,7 +102,7 @@ def write_manifest(pipeline: Pipeline, path: Path, images: Sequence[dict[str, An
 
 
 def _strip(pipeline: Pipeline) -> None:
-    """The noise, then what the sampler takes the clean image to be, from the first step to the last, then the sample."""
+    """The noise; what the sampler takes the clean image to be, from the first step to the last; the sample."""
     from atlas_core.engine.noise import CounterNoise
 
     assert pipeline.run is not None
