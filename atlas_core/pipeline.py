@@ -148,8 +148,6 @@ class Pipeline:
         with self.timed("setup"):
             network = self.new_network()
             lock = self.plan.lock()
-            write_atomically(run.config_toml, to_toml(self.plan.table))
-            write_atomically(run.lock_json, json.dumps(lock, indent=2))
             trainer = Trainer(
                 network,
                 self.plan.objective.build(),
@@ -160,6 +158,7 @@ class Pipeline:
                 plan_table=self.plan.table,
                 lock=lock,
                 on_sample=self._preview,
+                on_begin=lambda: self._write_config(run, lock),
             )
         with self.timed("training"):
             result = trainer.fit(resume=resume)
@@ -167,6 +166,11 @@ class Pipeline:
         if latest is not None:
             self._network = self._load(open_checkpoint(latest), average=True)
         return result
+
+    def _write_config(self, run: RunFolder, lock: dict[str, Any]) -> None:
+        # Not before the trainer has accepted it: a refused --resume would otherwise change the run that it refuses.
+        write_atomically(run.config_toml, to_toml(self.plan.table))
+        write_atomically(run.lock_json, json.dumps(lock, indent=2))
 
     def _run_folder(self) -> RunFolder:
         if self.run is None:
@@ -199,9 +203,9 @@ class Pipeline:
         Sample i is drawn from `seed` + i: it is the same alone, in any batch and on any device. `condition`: a label,
         or a list of n labels; None draws unconditionally. `steps` or `nfe` replace the config's. Raises UsageError.
         """
-        if n < 1:
-            raise UsageError(f"{n} samples cannot be drawn: ask for at least 1")
+        _check_whole("n", n, least=1)
         first = self.plan.sampling.seed if seed is None else seed
+        _check_whole("seed", first, least=0, most=2**63 - n)
         return self.draw(range(first, first + n), self._inputs(condition, n), steps=steps, nfe=nfe, batch=batch)
 
     def draw(
@@ -221,6 +225,9 @@ class Pipeline:
         from atlas_core.engine.sampling import draw
         from atlas_core.engine.training.hardware import cpu_threads
 
+        for name, value in (("steps", steps), ("nfe", nfe), ("batch", batch)):
+            if value is not None:
+                _check_whole(name, value, least=1)
         network, sampling = self.network, self.plan.sampling
         times = self.times(steps=steps, nfe=nfe)
 
@@ -238,7 +245,7 @@ class Pipeline:
                 self.spec.shape,
                 inputs=inputs,
                 guidance=sampling.guidance,
-                batch=batch or sampling.batch,
+                batch=sampling.batch if batch is None else batch,
                 device=self.device,
                 on_step=tell,
             )
@@ -301,6 +308,14 @@ class Pipeline:
         began = time.perf_counter()
         yield
         self.timings[phase] = round(self.timings.get(phase, 0.0) + time.perf_counter() - began, 3)
+
+
+def _check_whole(name: str, value: Any, *, least: int, most: int | None = None) -> None:
+    """Raise UsageError unless `value` is a whole number in [least, most]."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise UsageError(f"{name}={value!r}: expected a whole number, {limits}")
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, average: bool = True) -> Pipeline:

@@ -67,5 +67,8 @@ def _conditions(text: str | None, count: int) -> list[Any] | None:
     """Read `7` or `0,1,2`: numbers are class indices, other words class names; repeated in turn to `count`."""
     if text is None:
         return None
-    given: list[Any] = [int(word) if word.strip().isdigit() else word.strip() for word in text.split(",")]
+    words = text.split(",")
+    if len(words) > count:
+        raise click.UsageError(f"{len(words)} classes for {count} samples: ask for more with --count")
+    given: list[Any] = [int(word) if word.strip().isdecimal() else word.strip() for word in words]
     return [given[i % len(given)] for i in range(count)]

@@ -159,13 +159,17 @@ def draw(
             rows = slice(start, min(start + batch, len(seeds)))
             denoiser = _bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance)
             noise = CounterNoise.from_seeds(seeds[rows])
-            for step in sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device):
-                if on_step is not None:
-                    on_step(step, rows)
-            out[rows] = step.x
+            steps = sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device)
+            out[rows] = drain(steps if on_step is None else _told(steps, on_step, rows))
     finally:
         network.train(was_training)
     return out
+
+
+def _told(steps: Iterable[Step], on_step: Callable[[Step, slice], None], rows: slice) -> Iterator[Step]:
+    for step in steps:
+        on_step(step, rows)
+        yield step
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def write_atomically(path: Path, data: str | bytes, *, intact: str = "") -> None
 def atomic_folder(path: Path, *, intact: str = "") -> Iterator[Path]:
     """Yield an empty folder to fill; when the block ends it becomes `path`, replacing what was there.
 
-    If the block raises, or the process dies, `path` is as it was before. Raises RunError when the disk refuses.
+    If the block raises, or the process dies in it, `path` is as it was before. Raises RunError when the disk refuses.
     """
     with saying(path, intact):
         path.parent.mkdir(parents=True, exist_ok=True)

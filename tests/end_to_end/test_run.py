@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import atlas_core
+from atlas_core.errors import UsageError
 
 
 def test_a_run_leaves_every_part_that_the_design_names(digits_run: Path) -> None:
@@ -168,6 +169,34 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(cli, tmp_path: Path) ->
     for name in ("networks", "ema", "optimizer"):
         whole = (tmp_path / "whole" / "checkpoints" / "step-00000008" / f"{name}.safetensors").read_bytes()
         assert (last / f"{name}.safetensors").read_bytes() == whole, name
+
+
+def test_a_resume_that_is_refused_changes_nothing_of_the_run(cli, tmp_path: Path) -> None:
+    short = ["train.validate_every=0", "train.sample_every=0", "train.batch=8", "-q"]
+    assert cli("train", "digits", "train.steps=2", *short, "--runs", tmp_path)[0] == 0
+    run = tmp_path / "digits"
+    before = {path: path.read_bytes() for path in (run / "config.toml", run / "lock.json", run / "metrics.jsonl")}
+    for override, words in (
+        ("train.batch=16", "8 in the checkpoint, 16 now"),
+        ("model.channels=32", "$.model.channels"),
+        ("train.steps=1", "2 steps are done already"),
+    ):
+        code, _, err = cli("train", "--resume", run, override, "-q")
+        assert code == 2, err
+        assert words in err
+        assert {path: path.read_bytes() for path in before} == before
+    code, _, err = cli("train", "--resume", run, "train.steps=3", "-q")
+    assert code == 0, err
+    assert "steps = 3" in (run / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n": 0}, {"n": 2.0}, {"seed": -1}, {"seed": 1.5}, {"seed": 2**63}, {"steps": 0}, {"batch": 0}, {"batch": -1}],
+)
+def test_numbers_that_cannot_be_meant_are_refused_by_name(digits_run: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))}="):
+        atlas_core.load(digits_run).sample(**{"n": 2, **wrong})
 
 
 def test_a_second_run_never_overwrites_the_first(cli, tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, table: Mapping[
                 problems.append(Problem(change, where=f"$.train.{name}"))
             else:
                 notes.append(f"train.{name}: {change}")
+    if config.steps < checkpoint.step:
+        done = f"{checkpoint.step} steps are done already, {config.steps} would be fewer"
+        problems.append(Problem(done, where="$.train.steps"))
     for section in _COMPONENTS:
         old, new = (
             dict(_leaves(plain.get(section), f"$.{section}")) for plain in (_plain(checkpoint.table), _plain(table))

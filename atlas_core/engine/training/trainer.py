@@ -28,6 +28,9 @@ from atlas_core.errors import RunError, UsageError
 from atlas_core.runs.atomic import remove_leftovers
 from atlas_core.runs.folder import RunFolder
 
+_USUAL_RATE = 1e-3
+"""A learning rate that AdamW takes with most networks: what is advised where the user's was far above it."""
+
 
 @attrs.frozen
 class TrainResult:
@@ -65,13 +68,16 @@ class Trainer:
         plan_table: Mapping[str, Any] | None = None,
         lock: Mapping[str, Any] | None = None,
         on_sample: Callable[[Any, int], None] | None = None,
+        on_begin: Callable[[], None] | None = None,
     ) -> None:
         """`on_sample(network, step)` gets the network with averaged weights (a dict of them, if there are several).
+
+        `on_begin()` is called once it is sure that the run may start, or go on, with this config.
 
         Raises ConfigError for what the machine or the objective cannot do.
         """
         self.config, self.run = config, run
-        self._dataset, self._events, self._on_sample = dataset, events, on_sample
+        self._dataset, self._events, self._on_sample, self._on_begin = dataset, events, on_sample, on_begin
         self._table, self._lock = dict(plan_table or {}), dict(lock or {})
         self._learner = Learner(network, objective, config, getattr(dataset, "augment", None))
         self._main: bool = self._learner.accelerator.is_main_process
@@ -97,6 +103,8 @@ class Trainer:
             self._share = self._order.share(self._learner.rank, self._learner.ranks)
             self._rows = stack.enter_context(ReadAhead(reader, self._examples))
             start, notes = self._begin(resume)
+            if self._on_begin is not None and self._main:
+                self._on_begin()
             self._score = self._validation(stack)
             self._reseed = stack.enter_context(borrowed_generator(self._learner.device))
             interrupt = stack.enter_context(Interrupt())
@@ -197,7 +205,8 @@ class Trainer:
         try:
             return self._window.pull((lambda t: accelerator.reduce(t, "mean")) if self._learner.ranks > 1 else None)
         except NotFiniteError as error:
-            smaller = f"{self.run.resume_command} train.learning_rate={self.config.learning_rate / 3:.2g}"
+            rate = min(self.config.learning_rate / 3, _USUAL_RATE)
+            smaller = f"{self.run.resume_command} train.learning_rate={rate:.2g}"
             raise RunError(
                 f"the {error.name} is {error.value} at step {error.step}; {self._intact()}",
                 hint=f"a smaller learning rate may help: `{smaller}`",
