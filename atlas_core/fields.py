@@ -35,7 +35,8 @@ def derived(fact: str, *, help: str, validator: Callable[..., Any] | None = None
 def component(kind: str, *, help: str, default: Any = attrs.NOTHING, many: bool = False) -> Any:
     """Declare a field that holds another component: in a config, a table with `use` (`many`: a list of such tables).
 
-    `default` is a name, a table, a list of them (`many`) or None; it is resolved when the owner is built.
+    `default` is a name, a table, a list of them (`many`) or None; it is resolved when the owner is built. Name it in
+    full, `provider:name`, unless it is your own: a short name is ambiguous once another plugin has one like it.
     """
     metadata = {"help": help, "kind": kind, "many": many, "default_use": default}
     if default is attrs.NOTHING:

@@ -34,12 +34,12 @@ SECTIONS: Mapping[str, type] = {
 }
 """Tables of a pipeline that the engine itself reads."""
 DEFAULTS: Mapping[str, str] = {
-    "process": "edm",
-    "parametrization": "edm",
-    "objective": "denoising",
-    "sampler": "dpmpp-2m",
+    "process": "atlas-solvers-builtin:edm",
+    "parametrization": "atlas-solvers-builtin:edm",
+    "objective": "atlas-solvers-builtin:denoising",
+    "sampler": "atlas-solvers-builtin:dpmpp-2m",
 }
-"""What a pipeline uses where its config says nothing."""
+"""What a pipeline uses where its config says nothing: full ids, which no plugin of the same name makes ambiguous."""
 
 
 @attrs.frozen(kw_only=True, slots=False, eq=False)

@@ -52,8 +52,10 @@ class SamplingConfig:
     steps: int | None = _setting(None, "Steps of the sampler, instead of nfe.", optional(ge(1)))
     seed: int = _setting(0, "Sample i is drawn from seed + i, alone or in any batch.", ge(0))
     batch: int = _setting(250, "Samples drawn at once; changes memory and speed, never a sample.", ge(1))
-    grid: Any = component("grid", default="logistic-log-snr", help="Times that the sampler visits.")
-    guidance: Any = component("guidance", default="none", help="How the condition is amplified.")
+    grid: Any = component(
+        "grid", default="atlas-solvers-builtin:logistic-log-snr", help="Times that the sampler visits."
+    )
+    guidance: Any = component("guidance", default="atlas-solvers-builtin:none", help="How the condition is amplified.")
 
 
 @attrs.frozen

@@ -145,7 +145,7 @@ class Registry:
         if len(ids) > 1:
             return ComponentError(
                 f"{kind} {name!r} is ambiguous: {', '.join(ids)}",
-                hint=f"Write `use = {ids[0]!r}`, or set `prefer` in [plugins].",
+                hint="Write one of these ids in full, or set `prefer` in [plugins].",
             )
         if ids:
             return ComponentError(

@@ -25,7 +25,7 @@ use = "label"
         (
             ["sampler=drift"],
             "$.sampler.use",
-            "integrates dynamics; acme-parts:denoising trains a denoiser",
+            "integrates dynamics; atlas-solvers-builtin:denoising trains a denoiser",
             "list-plugins",
         ),
         (["objective=bridge"], "$.sampler.use", "acme-parts:bridge trains a dynamics", ""),

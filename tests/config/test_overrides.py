@@ -109,7 +109,7 @@ def test_the_same_short_name_of_another_provider_is_another_component() -> None:
 def test_a_table_without_use_means_the_default_component() -> None:
     assert lay("process.use=edm").source.tables["process"] == {"use": "edm", "sigma_max": 70}
     assert lay("process.use=vp").source.tables["process"] == {"use": "vp"}
-    assert default_use("$.sampling.guidance") == "none"
+    assert default_use("$.sampling.guidance") == "atlas-solvers-builtin:none"
     assert default_use("$.model") is None
 
 

@@ -62,13 +62,13 @@ def test_defaults_and_derived_fields_are_filled_in(document: Any, registry: Regi
     }
     assert plan.parametrization.config.sigma_data == 0.4
     assert [part.id for part in (plan.process, plan.parametrization, plan.objective, plan.sampler)] == [
-        "acme-parts:edm",
-        "acme-parts:edm",
-        "acme-parts:denoising",
-        "acme-parts:dpmpp-2m",
+        "atlas-solvers-builtin:edm",
+        "atlas-solvers-builtin:edm",
+        "atlas-solvers-builtin:denoising",
+        "atlas-solvers-builtin:dpmpp-2m",
     ]
     assert plan.conditioner is None
-    assert plan.grid.id == "acme-parts:logistic-log-snr"
+    assert plan.grid.id == "atlas-solvers-builtin:logistic-log-snr"
 
 
 def test_the_conditioner_tells_the_model_its_width(plan: PipelinePlan) -> None:
@@ -125,7 +125,7 @@ def test_null_on_the_command_line(document: Any, registry: Registry) -> None:
 
 def test_a_checkpoint_opens_without_its_dataset_and_metrics(plan: PipelinePlan, parts: Any, monkeypatch: Any) -> None:
     names = {kind: entries for kind, entries in parts.NAMES.items() if kind not in ("dataset", "metric", "objective")}
-    poorer = Registry(Policy(), installed=[_only(plan.registry.installed[0], names)])
+    poorer = Registry(Policy(), installed=[_only(one, names) for one in plan.registry.installed])
     again = PipelinePlan.from_table(plan.table, poorer)
     assert again.facts == plan.facts
     assert again.facts.spec is not None

@@ -35,7 +35,9 @@ class Sinkhorn:
 
     paper = "Cuturi 2013; in the log domain, Peyré & Cuturi 2019, eq. 4.40–4.43"
 
-    kernel: Kernel = component("kernel", default="gaussian", help="Its −log is the transport cost.")
+    kernel: Kernel = component(
+        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
+    )
     epsilon: float | None = attrs.field(
         default=None,
         validator=attrs.validators.optional(attrs.validators.gt(0)),

@@ -31,7 +31,9 @@ class SinkhornDivergence(FeatureSets):
     better = "lower"
     paper = "Feydy et al. 2019, eq. 3"
 
-    solver: Any = component("solver", default="sinkhorn", help="What computes OT_ε; its kernel is the cost.")
+    solver: Any = component(
+        "solver", default="atlas-solvers-builtin:sinkhorn", help="What computes OT_ε; its kernel is the cost."
+    )
     size: int = attrs.field(
         default=500,
         validator=attrs.validators.ge(1),
