@@ -29,13 +29,15 @@ def evaluate(
     count: int = 1000,
     split: str = "test",
     seed: int = 0,
+    labelled: bool = True,
 ) -> Evaluation:
     """Score `count` samples of `draw` against the held-out `split`, beside the training split and the baselines.
 
     Labels are balanced: sample i has class i mod the number of classes, and seed `seed + i`. Every contender, real data
     included, is clamped to the data's value range. Metrics and baselines keep the name of their class unless a mapping
     names them; they are fitted on the training split here. A metric that cannot be computed leaves its reason in the
-    cell.
+    cell, and so does one that crashes; a baseline that crashes leaves it in its row. `labelled=False` is for a model
+    that cannot be told a label: it is asked for none, and no metric judges its samples by one.
     Raises ValueError for an unknown split, an empty one, or samples of another shape than the data.
     """
     started = time.perf_counter()
@@ -44,11 +46,13 @@ def evaluate(
     scorers = [_Scorer(name, metric, train, held_out, spec) for name, metric in _named(metrics).items()]
     labels = None if not spec.classes else [i % len(spec.classes) for i in range(count)]
     rows = []
-    for name, kind, make in _contenders(draw, train, spec, _named(baselines), labels, range(seed, seed + count)):
+    seeds = range(seed, seed + count)
+    for name, kind, make in _contenders(draw, train, spec, _named(baselines), labels, seeds, labelled):
         before = time.perf_counter()
-        contender = clamped(make(), spec)
-        cells = {scorer.name: scorer.score(contender) for scorer in scorers}
-        rows.append(Row(name, kind, len(contender.x), round(time.perf_counter() - before, 3), cells))
+        contender, error = _made(make, kind, spec)
+        cells = {each.name: each.score(contender) if contender else Cell(error=error) for each in scorers}
+        n = len(contender.x) if contender else 0
+        rows.append(Row(name, kind, n, round(time.perf_counter() - before, 3), cells, error))
     return Evaluation(
         rows=tuple(rows),
         columns=tuple(scorer.column(rows) for scorer in scorers),
@@ -58,7 +62,7 @@ def evaluate(
         train=len(train.x),
         seed=seed,
         seconds=round(time.perf_counter() - started, 3),
-        notes=tuple(_notes(spec, count, split, len(train.x), len(held_out.x))),
+        notes=tuple(_notes(spec, count, split, len(train.x), len(held_out.x), labelled)),
     )
 
 
@@ -94,12 +98,14 @@ def _contenders(
     baselines: Mapping[str, Baseline],
     labels: list[int] | None,
     seeds: range,
+    labelled: bool,
 ) -> Iterator[tuple[str, Literal["ours", "floor", "baseline"], Callable[[], Batch]]]:
     from atlas_core.engine.noise import CounterNoise
 
     index = torch.arange(len(seeds))
     wanted = None if labels is None else torch.tensor(labels)
-    yield "ours", "ours", lambda: Batch(_drawn("the model", draw(labels, seeds), index), wanted, index=index)
+    told, known = (labels, wanted) if labelled else (None, None)
+    yield "ours", "ours", lambda: Batch(_drawn("the model", draw(told, seeds), index), known, index=index)
     yield "training split", "floor", lambda: train
     noise = CounterNoise.from_seeds(seeds)
 
@@ -112,6 +118,22 @@ def _contenders(
 
     for name, baseline in baselines.items():
         yield name, "baseline", drawn_by(name, baseline)
+
+
+def _made(
+    make: Callable[[], Batch], kind: Literal["ours", "floor", "baseline"], spec: DataSpec
+) -> tuple[Batch | None, str]:
+    """Return a contender, or what a baseline raised; a model that cannot draw ends the evaluation."""
+    try:
+        return clamped(make(), spec), ""
+    except Exception as error:  # a baseline is a plugin's code: its row is lost, the table is not
+        if kind != "baseline":
+            raise
+        return None, _said(error)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _drawn(name: str, x: Tensor, index: Tensor) -> Tensor:
@@ -131,6 +153,7 @@ class _Scorer:
     spec: DataSpec
     fresh: dict[str, Tensor] = attrs.field(init=False, repr=False, factory=dict)
     problem: str = attrs.field(init=False, default="")
+    failed: bool = attrs.field(init=False, default=False)
     floor: float | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -142,22 +165,27 @@ class _Scorer:
             self.fresh = {key: value.clone() for key, value in self.metric.state().items()}
         except ValueError as error:  # what a metric says of data that it is not made for
             self.problem = str(error)
+        except Exception as error:  # noqa: BLE001 - a plugin's code: its column is lost, the table is not
+            self.problem, self.failed = _said(error), True
 
     def score(self, contender: Batch) -> Cell:
         """Return the metric of one contender, from a state that saw no other."""
         broken = int((~contender.x.flatten(1).isfinite().all(1)).sum())
         problem = self.problem or (f"{broken} of {len(contender.x)} samples are not finite" if broken else "")
         if problem:
-            return Cell(n=len(contender.x), error=problem)
+            return Cell(n=len(contender.x), error=problem, failed=self.failed)
         try:
             self.metric.load_state({key: value.clone() for key, value in self.fresh.items()})
             self.metric.update(generated=contender)
             result = self.metric.compute()
+            cell = Cell.of(result)
         except ValueError as error:  # the contract's word for too few samples
             return Cell(n=len(contender.x), error=str(error))
+        except Exception as error:  # noqa: BLE001 - a plugin's code: its cell is lost, the table is not
+            return Cell(n=len(contender.x), error=_said(error), failed=True)
         if self.floor is None:
             self.floor = result.floor
-        return Cell.of(result)
+        return cell
 
     def column(self, rows: Sequence[Row]) -> Column:
         """Describe the metric; its floor is its own reference, else what the training split scores."""
@@ -193,12 +221,14 @@ def _config(each: Any) -> dict[str, Any]:
     return {name: value if isinstance(value, plain) else repr(value) for name, value in values.items()}
 
 
-def _notes(spec: DataSpec, count: int, split: str, train: int, held_out: int) -> Iterator[str]:
+def _notes(spec: DataSpec, count: int, split: str, train: int, held_out: int, labelled: bool) -> Iterator[str]:
     yield f"Real data: {held_out} images or points of the split {split!r}; the training split has {train}."
     if spec.classes:
         each, rest = divmod(count, len(spec.classes))
         many = f"{each} or {each + 1}" if rest else f"{each}"
         yield f"Classes are balanced: {many} samples for each of {len(spec.classes)}."
+        if not labelled:
+            yield "The model takes no labels: its own samples are asked for none, and none is judged by its label."
     if spec.value_range is not None:
         low, high = spec.value_range
         yield f"All contenders, real data included, are clamped to [{low:g}, {high:g}] before they are scored."

@@ -6,7 +6,8 @@ Nothing here needs torch: the report reads a table back from the run folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -14,6 +15,8 @@ import attrs
 from atlas_core.contracts.metric import MetricResult
 
 SCHEMA = 1
+WIDTH = 100
+"""Columns of a terminal that the text of a table keeps to."""
 
 _LEVELS = {"lower": (0.15, 0.6), "match": (0.1, 0.4), "higher": (0.05, 0.2)}
 """Largest relative distance from real data that is close, and near."""
@@ -29,6 +32,8 @@ class Cell:
     features: str = ""
     details: dict[str, float] = attrs.field(factory=dict)
     error: str = ""
+    failed: bool = False
+    """The metric raised what no contract foresees: the error is its own, not its word about the data."""
 
     @classmethod
     def of(cls, result: MetricResult) -> Cell:
@@ -49,6 +54,8 @@ class Column:
     """What real data reach: the metric's own reference, or the training split in place of the samples."""
     config: dict[str, Any] = attrs.field(factory=dict)
     summary: str = ""
+    component: str = ""
+    """Full id and version, where it came from the config."""
 
 
 @attrs.frozen
@@ -62,6 +69,10 @@ class Row:
     """Drawing and scoring together."""
     cells: dict[str, Cell]
     """By the name of the column."""
+    error: str = ""
+    """Why there is nothing to score: what the baseline raised."""
+    component: str = ""
+    """Full id and version of a baseline, where it came from the config."""
 
 
 @attrs.frozen
@@ -121,23 +132,59 @@ class Evaluation:
         level: Literal["close", "near", "far"] = "close" if own <= close else "near" if own <= near else "far"
         return Verdict(level, words(column, ours), beats)
 
-    def table(self) -> str:
-        """Return the scores as text: one line a contender, one column a metric, the number of samples in brackets."""
-        head = [["", *(column.name for column in self.columns)], ["", *(_wish(column) for column in self.columns)]]
-        body = [
-            [f"{row.name} ({row.n})", *(_cell(row.cells[column.name], row.n) for column in self.columns)]
+    def named(self, metrics: Sequence[str], baselines: Sequence[str]) -> Evaluation:
+        """Return the table with the full id and version of each metric and baseline, in their order."""
+        ids = iter(baselines)
+        rows = [attrs.evolve(row, component=next(ids)) if row.kind == "baseline" else row for row in self.rows]
+        columns = [attrs.evolve(column, component=each) for column, each in zip(self.columns, metrics, strict=True)]
+        return attrs.evolve(self, rows=tuple(rows), columns=tuple(columns))
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for each metric or baseline that raised what no contract foresees."""
+        said = [
+            f"metric {column.component or column.name} failed: {row.cells[column.name].error}"
+            for column in self.columns
+            for row in self.rows
+            if row.cells[column.name].failed
+        ]
+        said += [f"baseline {row.component or row.name} failed: {row.error}" for row in self.rows if row.error]
+        return tuple(dict.fromkeys(said))
+
+    def table(self, width: int = WIDTH) -> str:
+        """Return the scores as text of at most `width` columns: a line a metric, a column a contender.
+
+        Below a contender stands its number of samples, below a score the number it is computed from where that is less.
+        """
+        text = [*self._grid(width), ""]
+        for column in self.columns:
+            text += _wrapped(f"{column.name} ({_wish(column)}): {self.verdict(column).text}", width)
+        for column in self.columns:
+            errors = [cell for row in self.rows if not row.error and (cell := row.cells[column.name]).error]
+            for error in dict.fromkeys(cell.error for cell in errors if not cell.failed):
+                text += _wrapped(f"{column.name} has no score: {error}", width)
+        for line in (*self.failures, *self.notes):
+            text += _wrapped(line, width)
+        return "\n".join(text)
+
+    def _grid(self, width: int) -> list[str]:
+        names = [["metric"], *(_broken(column.name, 32) for column in self.columns)]
+        columns = [
+            [
+                [*_broken(row.name, 10), f"({row.n})"],
+                *(_cell(row.cells[column.name], row.n) for column in self.columns),
+            ]
             for row in self.rows
         ]
-        floors = [["real data", *(number(column.floor) for column in self.columns)]]
-        lines = [*head, *body, *floors]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        text = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        text += ["", *(f"{column.name}: {self.verdict(column).text}" for column in self.columns)]
-        errors = {cell.error: name for row in self.rows for name, cell in row.cells.items() if cell.error}
-        text += [f"{name} has no score: {error}" for error, name in errors.items()]
-        return "\n".join([*text, *self.notes])
+        columns.insert(1, [["real", "data"], *([number(column.floor)] for column in self.columns)])
+        lines: list[str] = []
+        # Contenders that find no room stand below, beside the metrics' names again.
+        while columns:
+            block = [names]
+            while columns and (len(block) == 1 or _width([*block, columns[0]]) <= width):
+                block.append(columns.pop(0))
+            lines += [*([""] if lines else []), *_side_by_side(block)]
+        return lines
 
 
 def gap(column: Column, value: float) -> float:
@@ -175,5 +222,29 @@ def _wish(column: Column) -> str:
     return {"lower": "lower is better", "higher": "higher is better"}.get(column.better, "near real data is better")
 
 
-def _cell(cell: Cell, n: int) -> str:
-    return number(cell.value) if cell.n in (0, n) else f"{number(cell.value)} (n {cell.n})"
+def _cell(cell: Cell, n: int) -> list[str]:
+    return [number(cell.value)] if cell.n in (0, n) else [number(cell.value), f"(n {cell.n})"]
+
+
+def _broken(name: str, most: int) -> list[str]:
+    """Break a name at spaces and after hyphens into lines of at most `most`."""
+    return textwrap.wrap(name, most) or [""]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ")
+
+
+def _width(block: Sequence[Sequence[Sequence[str]]]) -> int:
+    return sum(max(len(line) for cell in column for line in cell) for column in block) + 2 * (len(block) - 1)
+
+
+def _side_by_side(block: Sequence[Sequence[Sequence[str]]]) -> Iterator[str]:
+    """Yield the lines of columns of cells of lines; the heads stand on the line below them."""
+    widths = [max(len(line) for cell in column for line in cell) for column in block]
+    for number_of, cells in enumerate(zip(*block, strict=True)):
+        height = max(len(cell) for cell in cells)
+        for i in range(height):
+            at = [i - (height - len(cell)) if number_of == 0 else i for cell in cells]
+            parts = [cell[k] if 0 <= k < len(cell) else "" for cell, k in zip(cells, at, strict=True)]
+            yield "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import attrs
 import pytest
@@ -122,6 +123,132 @@ def test_what_cannot_be_scored_says_why_in_its_cell_and_nothing_else_is_lost():
     assert "few has no score: needs 5 samples" in table.table()
     broken = evaluate(lambda labels, seeds: torch.full((4, 1), float("nan")), Tiny(), [MeanOf()], count=4)
     assert broken.rows[0].cells["mean-of"].error == "4 of 4 samples are not finite"
+
+
+@attrs.define
+class Crashing(MeanOf):
+    """Raises what no contract foresees, at a stage of its life."""
+
+    stage: str = "compute"
+    error: type[BaseException] = RuntimeError
+
+    def fit(self, train, spec):
+        self._at("fit")
+
+    def compute(self):
+        self._at("compute")
+        return super().compute()
+
+    def sample(self, labels, noise):
+        self._at("sample")
+        return torch.zeros(noise.rows + (self.stage == "count"), 2 if self.stage == "shape" else 1)
+
+    def _at(self, stage):
+        if stage == self.stage:
+            raise self.error("singular matrix")
+
+
+@pytest.mark.parametrize("stage", ["fit", "compute"])
+def test_a_metric_that_crashes_loses_its_cells_alone(stage):
+    table = evaluate(half, Tiny(), {"bad": Crashing(stage=stage), "mean": MeanOf()}, count=2)
+    assert [row.cells["bad"].error for row in table.rows] == ["RuntimeError: singular matrix"] * 2
+    assert [row.cells["mean"].value for row in table.rows] == [0.25, 0.5]
+    named = table.named(["acme:bad 1.2", "house:mean 2.0"], [])
+    assert named.failures == ("metric acme:bad 1.2 failed: RuntimeError: singular matrix",)
+    assert "acme:bad 1.2" in named.table()
+    assert Evaluation.from_json(json.loads(json.dumps(named.to_json()))) == named
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("fit", "RuntimeError: singular matrix"),
+        ("sample", "RuntimeError: singular matrix"),
+        ("count", "ValueError: bad returned 3 samples; 2 were asked for"),
+        ("shape", "ValueError: samples of shape (2,) cannot be compared with data of shape (1,)"),
+    ],
+)
+def test_a_baseline_that_crashes_loses_its_row_alone(stage, said):
+    table = evaluate(half, Tiny(), [MeanOf()], {"bad": Crashing(stage=stage), "good": Constant()}, count=2)
+    assert [(row.name, row.error, row.cells["mean-of"].value) for row in table.rows[2:]] == [
+        ("bad", said, None),
+        ("good", "", 1.0),
+    ]
+    named = table.named(["house:mean 2.0"], ["acme:bad 1.2", "house:good 2.0"])
+    assert named.failures == (f"baseline acme:bad 1.2 failed: {said}",)
+    assert f"baseline acme:bad 1.2 failed: {said}" in " ".join(named.table().split())
+
+
+def test_what_a_metric_says_of_the_data_is_no_failure_of_it():
+    assert not evaluate(half, Tiny(), [MeanOf(least=5)], count=2).failures
+
+
+@pytest.mark.parametrize("stage", ["fit", "compute"])
+def test_a_user_who_stops_is_obeyed(stage):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(half, Tiny(), [Crashing(stage=stage, error=KeyboardInterrupt)], count=2)
+
+
+def test_a_model_that_cannot_be_told_a_label_is_not_judged_by_one():
+    seen = []
+
+    @attrs.define
+    class Labels(MeanOf):
+        def update(self, generated=None, real=None, *, index=None):
+            seen.append((generated or real).condition)
+            MeanOf.update(self, generated, real)
+
+    asked = []
+    table = evaluate(
+        lambda labels, seeds: asked.append(labels) or half(labels, seeds),
+        Tiny(),
+        [Labels()],
+        [Constant()],
+        count=3,
+        labelled=False,
+    )
+    assert asked == [None]
+    assert seen[1] is None
+    assert all(each is not None for each in (seen[0], *seen[2:]))
+    assert "The model takes no labels" in table.table()
+    assert "balanced" not in table.notes[0]
+
+
+def test_the_text_fits_a_terminal_of_100_columns_and_keeps_n():
+    names = [
+        "ours",
+        "training split",
+        "training-copies",
+        "noisy-copies (0.1)",
+        "class-gaussian",
+        "another-baseline",
+        "one-more-baseline",
+        "and-one-more",
+    ]
+    metrics = [
+        "conditional-accuracy",
+        "frechet-distance (classifier)",
+        "a-metric-of-a-rather-long-name (classifier, 5)",
+    ]
+    columns = tuple(Column(name, "lower", 0.45) for name in metrics)
+    rows = tuple(
+        Row(
+            name,
+            "ours" if name == "ours" else "baseline",
+            1437,
+            1.0,
+            {metric: Cell(-0.00012345, 360 if metric == metrics[0] else 1437) for metric in metrics},
+        )
+        for name in names
+    )
+    text = Evaluation(rows, columns, 1437, "test", 9, 9, 0, 0.0, ("A note. " * 30,)).table()
+    assert max(map(len, text.splitlines())) <= 100
+    words_of = " ".join(text.split())
+    for word in ("(n 360)", "1437", "-0.0001234", "0.45", "lower is better", "real"):
+        assert word in words_of, word
+    assert words_of.count("(n 360)") == len(names)
+    for name in (*metrics, *names):
+        assert re.split(r"[\s-]", name)[0] in words_of, name
 
 
 def test_names_follow_the_class_and_what_sets_two_of_it_apart():
