@@ -5,6 +5,8 @@ A `Reader` goes on after a problem and collects them all; whoever owns it raises
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +159,7 @@ class Reader:
             if value is _ABSENT:
                 unknown_fact = True
             else:
-                settings[name] = value
+                settings[name] = self._settled(field, value, places.child(where, name))
         self._validate(cls, fields, settings, table, where)
         if unknown_fact or len(self.problems) > before:
             return None
@@ -178,7 +180,7 @@ class Reader:
             return self._nested(ranges.type_of(cls, field), field, table.get(name, _ABSENT), where)
         fact = field.metadata.get("fact", "")
         if name in table:
-            return self._value(table[name], ranges.type_of(cls, field), where)
+            return self._value(table[name], ranges.type_of(cls, field), where, finite=not _takes_infinity(field))
         if self.facts.get(fact) is UNKNOWN:
             return _ABSENT
         if self.facts.get(fact) is not None:
@@ -189,10 +191,25 @@ class Reader:
         self.report(f"`{name}` is missing{why}", places.parent(where), str(field.metadata.get("help", "")))
         return _ABSENT
 
-    def _value(self, value: Any, annotation: Any, where: str) -> Any:
+    def _settled(self, field: attrs.Attribute[Any], value: Any, where: str) -> Any:
+        """Return what the field's converter makes of a text, so that the table does not depend on where it is read.
+
+        A relative path becomes absolute here, for example. What a converter makes of other types, or a converter that
+        changes its own result, is the constructor's business alone: a config could not hold it.
+        """
+        if not isinstance(value, str) or not inspect.isroutine(converter := field.converter):
+            return value
+        try:
+            settled = converter(value)
+            return settled if isinstance(settled, str) and converter(settled) == settled else value
+        except ValueError as error:
+            self.report(str(error), where)
+            return value
+
+    def _value(self, value: Any, annotation: Any, where: str, *, finite: bool = True) -> Any:
         if annotation is Any:
             return None if value == NULL and isinstance(value, str) else value
-        converted, complaints = convert(value, annotation, where)
+        converted, complaints = convert(value, annotation, where, finite=finite)
         for complaint in complaints:
             self.report(complaint.message, complaint.where, complaint.hint)
         return _ABSENT if complaints else converted
@@ -260,6 +277,12 @@ class Reader:
 
     def _place(self, where: str) -> Place:
         return self.source.locate(where) if self.source else Place("")
+
+
+def _takes_infinity(field: attrs.Attribute[Any]) -> bool:
+    """True where the class itself names inf or nan, as its default or as an option: so it has a meaning there."""
+    named = (field.default, *ranges.options(field.validator))
+    return any(isinstance(value, float) and not math.isfinite(value) for value in named)
 
 
 def _default(field: attrs.Attribute[Any]) -> Any:

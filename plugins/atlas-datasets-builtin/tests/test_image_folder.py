@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from atlas_datasets_builtin.image_reading import read_square
 from PIL import Image
 from torchvision.transforms import v2
 
+from atlas_core.config.structure import structure
 from atlas_core.contracts import Dataset
-from atlas_core.errors import DataError
+from atlas_core.errors import ConfigError, DataError
+from atlas_core.plugins.registry import default_registry
 
 
 def save(path: Path, pixels=None, **options):
@@ -192,6 +195,51 @@ def test_a_folder_of_corrupt_images_says_so_and_lists_some(tmp_path):
         ImageFolder(str(tmp_path)).split("train")
     assert len(caught.value.problems) == 10
     assert "data.root" in caught.value.hint
+
+
+def test_what_is_no_regular_file_is_not_opened(folder, monkeypatch):
+    os.mkfifo(folder / "cat" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(folder)  # the path of a socket may have 107 bytes
+        server.bind("dog/socket.jpg")
+        (folder / "dog" / "device.png").symlink_to("/dev/zero")
+        dataset = ImageFolder(str(folder))
+        assert not dataset.skipped()
+        assert len(dataset.split("train")) + len(dataset.split("test")) == 40
+
+
+def test_a_single_image_cannot_be_held_out_and_trained_on(tmp_path):
+    save(tmp_path / "only.png")
+    (tmp_path / "bad.png").write_bytes(b"junk")
+    with pytest.raises(DataError, match="holds 1 image that can be read") as caught:
+        ImageFolder(str(tmp_path)).spec  # noqa: B018
+    assert str(tmp_path) in caught.value.message
+    assert "data.test_fraction=0" in caught.value.hint
+    assert [Path(problem.file).name for problem in caught.value.problems] == ["bad.png"]
+    assert len(ImageFolder(str(tmp_path), test_fraction=0.0).split("train")) == 1
+
+
+def test_the_reason_does_not_repeat_the_path(folder):
+    (folder / "cat" / "text.png").write_text("no image")
+    (folder / "cat" / "zone.png").symlink_to(folder / "nowhere.png")
+    reasons = [problem.message for problem in ImageFolder(str(folder)).skipped()]
+    assert reasons == [
+        "skipped: UnidentifiedImageError: cannot identify image file",
+        "skipped: FileNotFoundError: [Errno 2] No such file or directory",
+    ]
+
+
+def test_a_relative_root_is_made_absolute_so_that_a_resume_finds_it_from_anywhere(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert ImageFolder("images").root == str(folder)
+    table = {"use": "image-folder", "root": "images"}
+    resolved = structure("dataset", table, facts={}, registry=default_registry())
+    assert resolved.table["root"] == str(folder)
+    assert resolved.build() == ImageFolder(str(folder))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert ImageFolder("~/images").root == str(folder)
+    with pytest.raises(ConfigError, match="~nobody-at-all"):
+        structure("dataset", {**table, "root": "~nobody-at-all/x"}, facts={}, registry=default_registry())
 
 
 def test_an_empty_folder_says_what_an_image_is(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 from atlas_core.contracts import DataSpec, Example, NoiseSource
 from atlas_core.errors import DataError, Problem
 from atlas_datasets_builtin.image_reading import read_square
-from atlas_datasets_builtin.image_scan import Scan, scan
+from atlas_datasets_builtin.image_scan import SHOWN, Scan, scan
 from atlas_datasets_builtin.splits import pick
 
 CACHED_BYTES = 2**28
@@ -61,6 +61,14 @@ class ImageSplit:
         return square
 
 
+def _absolute(root: str) -> str:
+    """Fix the folder when the config is read, so that a checkpoint finds its data from any working directory."""
+    try:
+        return str(Path(root).expanduser().absolute())
+    except RuntimeError as error:  # of expanduser: there is no such user
+        raise ValueError(f"there is no home folder for {root}") from error
+
+
 @attrs.frozen
 class ImageFolder:
     """Train on your own images: any folder, searched to its depths, in any format that Pillow reads.
@@ -74,7 +82,7 @@ class ImageFolder:
     training images, chosen by hash as well. Raises DataError for a folder that is missing, empty or all corrupt.
     """
 
-    root: str = attrs.field(metadata={"help": "Folder with the images; it is only read."})
+    root: str = attrs.field(converter=_absolute, metadata={"help": "Folder with the images; it is only read."})
     size: int = attrs.field(
         default=64, validator=attrs.validators.gt(0), metadata={"help": "Side of the square that images are cut to."}
     )
@@ -96,11 +104,19 @@ class ImageFolder:
 
     @property
     def _root(self) -> Path:
-        return Path(self.root).expanduser()
+        return Path(self.root)
 
     @cached_property
     def _scan(self) -> Scan:
-        return scan(self._root)
+        found = scan(self._root)
+        if self.test_fraction > 0 and len(found.files) == 1:
+            raise DataError(
+                f"{self.root} holds 1 image that can be read; with test_fraction = {self.test_fraction} at least 2 are "
+                "needed, one to train on and one to hold out",
+                problems=found.problems[:SHOWN],
+                hint="add images, or set data.test_fraction=0 to train on it alone",
+            )
+        return found
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:

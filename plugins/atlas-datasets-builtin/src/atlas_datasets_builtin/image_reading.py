@@ -39,8 +39,9 @@ def check(path: Path) -> str:
             file.draft("L", (8, 8))  # a JPEG is read to its end, but only an eighth of it is reconstructed
             _upright(file, 1)
     except Exception as error:  # noqa: BLE001 - decoders raise anything from SyntaxError to struct.error; all is reported
-        # Pillow's own messages repeat the path.
-        return f"{type(error).__name__}: {str(error).replace(repr(str(path)), 'the file')}"
+        # The messages of Pillow and of the system end in the path, which the problem names anyway.
+        reason = str(error).replace(repr(str(path)), "").rstrip(" :")
+        return f"{type(error).__name__}: {reason}"
     return ""
 
 

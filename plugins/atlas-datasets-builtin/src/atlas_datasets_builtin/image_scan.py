@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,7 @@ def _need_folder(root: Path) -> None:
 
 
 def _images(root: Path) -> Iterator[str]:
-    """Names of image files below root; symbolic links are followed, hidden files and folders are not."""
+    """Names of image files below root; symbolic links are followed; what is hidden, and what is no file, is left."""
     seen = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
@@ -80,16 +81,24 @@ def _images(root: Path) -> Iterator[str]:
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".") and _may_be_read(Path(folder) / name):
                 yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether it is a regular file: to open a pipe, a socket or a device may wait for ever."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # a link that leads nowhere: decoding it says so, and names it
+        return True
 
 
 def _reasons(root: Path, names: Sequence[str]) -> list[str]:
     """What is wrong with each file, from the cache where size and time of change are those of the last look."""
     cache = _cache_file(root)
     known = _read_cache(cache)
-    stats = [(root / name).stat() if (root / name).exists() else None for name in names]
-    stamps = [f"{stat.st_size}:{stat.st_mtime_ns}" if stat else "" for stat in stats]
+    found = [(root / name).stat() if (root / name).exists() else None for name in names]
+    stamps = [f"{file.st_size}:{file.st_mtime_ns}" if file else "" for file in found]
     # A dangling link has no stamp, and is looked at each time.
     todo = [i for i, name in enumerate(names) if not stamps[i] or known.get(name, ("", ""))[0] != stamps[i]]
     with ThreadPoolExecutor() as pool:
