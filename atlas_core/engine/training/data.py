@@ -29,7 +29,8 @@ class RowReader:
         self._shape = tuple(shape)
         self.count = len(split)
         if not self.count:
-            raise DataError("the split has no examples", hint="look at the data's folder and its split")
+            kind = f"{type(split).__module__}.{type(split).__qualname__}"
+            raise DataError(f"the split, a {kind}, has no examples", hint="look at the settings of [data]")
         fits = self.count * math.prod(self._shape) * 4 <= memory
         self._store = torch.empty((self.count, *self._shape)) if fits else None
         self._conditions: list[Any] = [None] * self.count if fits else []
