@@ -76,15 +76,17 @@ def new_run(start: Start, plan: Any) -> Any:
     """Make the folder of a new run."""
     from atlas_core.runs.folder import RunFolder
 
-    return RunFolder.create(start.root, start.name or plan.name)
+    return RunFolder.create(start.root, plan.name if start.name is None else start.name)
 
 
 def _document(start: Start) -> tuple[Any, Any]:
     from atlas_core.config.document import load_document
     from atlas_core.errors import UsageError
-    from atlas_core.runs.folder import RunFolder
+    from atlas_core.runs.folder import RunFolder, check_name
 
     target, overrides = start.target, start.overrides
+    if start.name is not None:
+        check_name(start.name)
     if start.resume is None:
         if target is None:
             raise UsageError("name a preset or a config file", hint="`atlas-core presets` lists the presets")

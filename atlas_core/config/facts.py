@@ -86,7 +86,7 @@ def disagreements(recorded: Facts, measured: Facts) -> list[tuple[str, str]]:
 
 
 def _read(value: Any, annotation: Any, where: str) -> Any:
-    converted, complaints = convert(value, annotation, where)
+    converted, complaints = convert(value, annotation, where, finite=False)  # values may be unbounded
     if complaints:
         problems = [Problem(complaint.message, where=complaint.where, hint=complaint.hint) for complaint in complaints]
         raise ConfigError("[facts] cannot be read: it is written by Atlas, not by hand", problems=problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -48,6 +48,7 @@ def resolve(applied: overrides.Applied, registry: Registry, *, name: str) -> Pip
     parts = {part: assembly.part(part) for part in (*COMPONENTS, *SECTIONS)}
     assembly.check_recorded_facts()
     assembly.negotiate(parts)
+    assembly.check_machine(parts["train"], parts["objective"])
     assembly.raise_problems(f"{source.name} cannot be run")
     table: dict[str, Any] = {"name": name}
     table |= {part: section.table for part, section in parts.items() if section is not None}
@@ -212,6 +213,22 @@ class _Assembly:
                 self.reader.report(finding.message, finding.where, finding.hint)
         except AtlasError as error:
             self.reader.report_error(error, places.ROOT)
+
+    def check_machine(self, train: Section | None, objective: Section | None) -> None:
+        """Report what the training would refuse on this machine. A checkpoint is opened on any."""
+        if train is None:
+            return
+        from atlas_core.engine.training.hardware import check_batch, check_machine  # torch is in by now
+
+        checks: list[Callable[[], object]] = [lambda: check_machine(train.config)]
+        if isinstance(objective, Resolved):
+            checks.append(lambda: check_batch(train.config, negotiate.inspect(objective), ranks=1))
+        for check in checks:
+            try:
+                check()
+            except ConfigError as error:
+                for problem in error.problems:
+                    self.reader.report(problem.message, problem.where, problem.hint)
 
     def raise_problems(self, summary: str) -> None:
         """Raise what there is to raise; an error of the data alone keeps its own type and exit code."""

@@ -117,6 +117,15 @@ def describe_range(validator: Callable[..., Any] | None) -> str:
     return ""
 
 
+def options(validator: Callable[..., Any] | None) -> tuple[Any, ...]:
+    """Return the values that an attrs validator lists one by one; empty if it lists none."""
+    if hasattr(validator, "_validators"):
+        return tuple(option for part in validator._validators for option in options(part))  # type: ignore[union-attr]
+    if type(validator).__name__ == "_OptionalValidator":
+        return options(getattr(validator, "validator", None))
+    return tuple(getattr(validator, "options", ()))
+
+
 def violation(validator: Callable[..., Any], instance: Any, field: attrs.Attribute[Any], value: Any) -> str:
     """Return why the validator refuses the value, in one line; empty where it does not."""
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import attrs
-from attrs.validators import and_, ge, gt, lt, optional
+from attrs.validators import and_, ge, gt, le, lt, optional
 
 from atlas_core.fields import component
+
+_SEED = and_(ge(0), lt(2**63))
+"""A seed is a key of 64 bits with a sign."""
 
 
 def _setting(default: Any, help: str, validator: Any = None) -> Any:
@@ -21,7 +24,7 @@ class TrainConfig:
     steps: int = _setting(3000, "Optimizer steps.", ge(1))
     batch: int = _setting(128, "Samples an optimizer step sees, over all ranks and accumulated micro-batches.", ge(1))
     accumulate: int = _setting(1, "Micro-batches that one optimizer step is split into.", ge(1))
-    seed: int = _setting(0, "Seed of initial weights, order, augmentation, times and noise.", ge(0))
+    seed: int = _setting(0, "Seed of initial weights, order, augmentation, times and noise.", _SEED)
     learning_rate: float = _setting(1e-3, "Peak learning rate of AdamW.", gt(0))
     schedule: Literal["cosine", "constant"] = _setting("cosine", "Learning rate after the warm-up: to zero, or kept.")
     warmup_steps: int = _setting(100, "Steps over which the learning rate rises linearly from zero.", ge(0))
@@ -33,7 +36,9 @@ class TrainConfig:
     ema_decay: float = _setting(0.999, "Decay of the averaged weights per optimizer step.", and_(ge(0), lt(1)))
     device: str = _setting("auto", "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
     threads: int | None = _setting(
-        None, "CPU threads that train and sample; null: all cores. Small networks are faster on one.", optional(ge(1))
+        None,
+        "CPU threads that train and sample; null: all cores. Small networks are faster on one.",
+        optional(and_(ge(1), le(1024))),
     )
     log_every: int = _setting(50, "Steps between lines of metrics.jsonl.", ge(1))
     validate_every: int = _setting(500, "Steps between validation losses; 0: never.", ge(0))
@@ -50,7 +55,7 @@ class SamplingConfig:
         None, "Calls of the denoiser a sample; the most steps that fit. Default 20.", optional(ge(1))
     )
     steps: int | None = _setting(None, "Steps of the sampler, instead of nfe.", optional(ge(1)))
-    seed: int = _setting(0, "Sample i is drawn from seed + i, alone or in any batch.", ge(0))
+    seed: int = _setting(0, "Sample i is drawn from seed + i, alone or in any batch.", _SEED)
     batch: int = _setting(250, "Samples drawn at once; changes memory and speed, never a sample.", ge(1))
     grid: Any = component(
         "grid", default="atlas-solvers-builtin:logistic-log-snr", help="Times that the sampler visits."

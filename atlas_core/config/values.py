@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
+import math
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
@@ -43,10 +44,13 @@ class Complaint:
     hint: str = ""
 
 
-def convert(value: Any, annotation: Any, where: str) -> tuple[Any, list[Complaint]]:
-    """Return the value as its type, and everything that is wrong with it; the value counts only if nothing is."""
+def convert(value: Any, annotation: Any, where: str, *, finite: bool = True) -> tuple[Any, list[Complaint]]:
+    """Return the value as its type, and everything that is wrong with it; the value counts only if nothing is.
+
+    finite: refuse inf and nan as numbers.
+    """
     try:
-        return _converter().structure(value, annotation), []
+        return _converter(finite).structure(value, annotation), []
     except cattrs.StructureHandlerNotFoundError:
         return value, []  # a type that no table can spell, as a callable
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError, ValueError, TypeError, KeyError) as error:
@@ -81,12 +85,18 @@ class _ConvertError(TypeError):
         self.hint = hint
 
 
+class _NotFiniteError(ValueError):
+    """A number of the right type that no computation can use."""
+
+
 @cache
-def _converter() -> cattrs.Converter:
+def _converter(finite: bool) -> cattrs.Converter:
     # No hook for `object`: it would catch every class of every plugin.
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for primitive, hook in _PRIMITIVES.items():
         converter.register_structure_hook(primitive, hook)
+    if finite:
+        converter.register_structure_hook(float, _finite)
     converter.register_structure_hook_func(_is_opaque, _opaque)
     converter.register_structure_hook_func(_is_literal, _literal)
     converter.register_structure_hook_func(lambda wanted: _container(wanted) in _LISTS, partial(_list, converter))
@@ -118,6 +128,16 @@ def _float(value: Any, wanted: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise _ConvertError(value, wanted)
     return float(value)
+
+
+def _finite(value: Any, wanted: Any) -> float:
+    try:
+        number = _float(value, wanted)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise _NotFiniteError(f"expected a finite number, got {ranges.shown(value)}")
+    return number
 
 
 def _str(value: Any, wanted: Any) -> str:
@@ -185,6 +205,8 @@ def _union(converter: cattrs.Converter, value: Any, wanted: Any) -> Any:
             return converter.structure(value, option)
         except (cattrs.BaseValidationError, ValueError, TypeError) as error:
             failures.append(error)
+    if unusable := [error for error in failures if isinstance(error, _NotFiniteError)]:
+        raise unusable[0]
     if len(failures) == 1 and isinstance(failures[0], cattrs.BaseValidationError):
         raise failures[0]  # X | None: what is wrong inside X is worth more than "expected X or null"
     raise _ConvertError(value, wanted)

@@ -16,6 +16,12 @@ from atlas_core.runs.journal import Journal
 _STEP = re.compile(r"step-(\d{8,})")
 
 
+def check_name(name: str) -> None:
+    """Raise UsageError for what no folder of a run can be called."""
+    if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
+        raise UsageError(f"{name!r} cannot be the name of a run", hint="use letters, digits, '-' and '_'")
+
+
 @attrs.frozen
 class RunFolder:
     """runs/<name>/: config.toml, lock.json, metrics.jsonl, checkpoints/, samples/, report.html."""
@@ -28,8 +34,7 @@ class RunFolder:
 
         Raises UsageError for a name that is no folder name, RunError where the folder cannot be made.
         """
-        if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
-            raise UsageError(f"{name!r} cannot be the name of a run", hint="use letters, digits, '-' and '_'")
+        check_name(name)
         root, number = Path(root), 1
         while True:
             path = root / (name if number == 1 else f"{name}-{number}")

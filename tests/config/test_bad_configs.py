@@ -71,7 +71,7 @@ def test_out_of_range(problems: Any) -> None:
 
 
 def test_not_a_number_is_out_of_every_range(problems: Any) -> None:
-    only(problems(GOOD + "[train]\nbeta1 = nan\n"), "$.train.beta1", 10, "nan is out of range")
+    only(problems(GOOD + "[train]\nbeta1 = nan\n"), "$.train.beta1", 10, "expected a finite number, got nan")
 
 
 def test_nested_error(problems: Any) -> None:

@@ -45,11 +45,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_accelerator(config: TrainConfig) -> Any:
-    """Return an `accelerate.Accelerator` for this config. Raises ConfigError for a precision that the device lacks.
-
-    It serves for devices, precision and ranks; its checkpoints are not used.
-    """
+def check_machine(config: TrainConfig) -> torch.device:
+    """Return the device of a config. Raises ConfigError if it is not there, or lacks the precision."""
     device = resolve_device(config.device)
     if config.precision == "fp16" and device.type != "cuda":
         raise _refused(
@@ -57,6 +54,15 @@ def make_accelerator(config: TrainConfig) -> Any:
         )
     if config.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise _refused("precision", "this GPU has no bf16", "use fp16 or float32")
+    return device
+
+
+def make_accelerator(config: TrainConfig) -> Any:
+    """Return an `accelerate.Accelerator` for this config. Raises ConfigError for what `check_machine` refuses.
+
+    It serves for devices, precision and ranks; its checkpoints are not used.
+    """
+    device = check_machine(config)
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
