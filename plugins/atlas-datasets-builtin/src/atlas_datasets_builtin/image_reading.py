@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -19,17 +18,16 @@ def read_square(path: Path, size: int, channels: int) -> Tensor:
     The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled. Raises what Pillow raises for
     a file that it cannot decode, and ValueError for float pixels, whose range is not known.
     """
+    from torchvision.transforms.v2 import InterpolationMode, functional  # takes longer to import than all of the rest
+
     with Image.open(path) as file:
         image = _upright(file, channels)
     width, height = image.size
     if max(width, height) > 4 * min(width, height):  # a long strip would be scaled up to gigabytes, and cropped
         image = ImageOps.fit(image, (min(width, 4 * height), min(height, 4 * width)))
-        width, height = image.size
-    shorter = min(width, height)
-    image = image.resize((size * width // shorter, size * height // shorter), Image.Resampling.BICUBIC)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    pixels = np.array(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
-    return torch.from_numpy(pixels).reshape(size, size, channels).permute(2, 0, 1).contiguous()
+    resized = functional.resize(image, [size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    pixels: Tensor = functional.pil_to_tensor(functional.center_crop(resized, [size])).contiguous()
+    return pixels
 
 
 def check(path: Path) -> str:
