@@ -15,6 +15,7 @@ import attrs
 from atlas_core.config.facts import Facts
 from atlas_core.config.nearest import did_you_mean
 from atlas_core.config.resolved import Resolved, Section
+from atlas_core.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from atlas_core.plugins.registry import Registry
@@ -118,6 +119,32 @@ def _one_budget(parts: Parts) -> Iterator[Finding]:
             yield Finding("$.sampling.nfe", message, f"Set sampling.nfe={least} or more.")
 
 
+def _grid_gives_times(parts: Parts) -> Iterator[Finding]:
+    """Once, with the number of steps that the config asks for: else a bad grid shows only after the training."""
+    if parts.sampler is None or parts.process is None or parts.parametrization is None or parts.sampling is None:
+        return
+    from atlas_core.engine.sampling import sampling_times, steps_for
+
+    grid, sampler = parts.sampling.settings["grid"], inspect(parts.sampler)
+    nfe, steps = parts.sampling.settings["nfe"], parts.sampling.settings["steps"]
+    if steps is None and sampler.nfe(1) is None:
+        message = f"{parts.sampler.id} chooses its own steps, so no number of calls says how many times the grid has"
+        yield Finding("$.sampling.steps", message, "Set sampling.steps, as in sampling.steps=20.")
+        return
+    if not isinstance(grid, Resolved) or (steps is not None and nfe is not None):
+        return
+    try:
+        count = steps_for(sampler, nfe=nfe, steps=steps)
+        sampling_times(inspect(grid), inspect(parts.process), inspect(parts.parametrization), count)
+    except UsageError:
+        return  # too few calls for one step, which is on the list
+    except PluginError as error:
+        yield Finding(grid.where, f"{grid.id}: {error.message}", error.hint)
+    except Exception as error:  # noqa: BLE001 - what a grid raises now, it would raise after the training
+        message = f"{grid.id} gives no {count} steps on {parts.process.id}: {type(error).__name__}: {error}"
+        yield Finding(grid.where, message, "`atlas-core list-plugins --kind grid` lists others.")
+
+
 def _model_takes_the_condition(parts: Parts) -> Iterator[Finding]:
     if parts.model is None or parts.facts.widths is None:
         return
@@ -177,6 +204,7 @@ _CHECKS: tuple[Callable[[Parts], Iterator[Finding]], ...] = (
     _guidance_has_its_reference,
     _guidance_state_survives_the_sampler,
     _one_budget,
+    _grid_gives_times,
     _model_takes_the_condition,
     _classes_for_the_conditioner,
     _parametrization_is_defined_on_the_process,

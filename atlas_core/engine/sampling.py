@@ -78,7 +78,9 @@ def sampling_times(grid: Grid, process: Process, parametrization: Parametrizatio
     return times
 
 
-def _fault(times: Tensor, steps: int, start: float) -> str:
+def _fault(times: Any, steps: int, start: float) -> str:
+    if not isinstance(times, Tensor):
+        return f"a {type(times).__name__}, no tensor of times"
     if times.shape != (steps + 1,):
         return f"times of shape {tuple(times.shape)} for {steps} steps"
     if times.dtype != torch.float64 or times.device.type != "cpu":

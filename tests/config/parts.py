@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
+import torch
 from attrs.validators import and_, ge, gt, in_, lt
 
 from atlas_core.contracts import Condition, DataSpec
@@ -178,6 +179,8 @@ class Heun(Euler):
 
 @attrs.frozen
 class Adaptive(Euler):
+    limit: float = setting(float("inf"), gt(0))
+
     def nfe(self, steps: int) -> int | None:
         return None
 
@@ -191,7 +194,20 @@ class Drift(Euler):
 class Uniform:
     shift: float = setting(1.0, gt(0))
 
-    def times(self, process: Any, steps: int) -> Any: ...
+    def times(self, process: Any, steps: int) -> Any:
+        return torch.linspace(process.t_max, 0, steps + 1, dtype=torch.float64)
+
+
+@attrs.frozen
+class Upwards(Uniform):
+    def times(self, process: Any, steps: int) -> Any:
+        return super().times(process, steps).flip(0)
+
+
+@attrs.frozen
+class Lost(Uniform):
+    def times(self, process: Any, steps: int) -> Any:
+        return {}[steps]
 
 
 @attrs.frozen
@@ -272,7 +288,7 @@ NAMES = {
     "conditioner": {"label": "Label"},
     "objective": {"denoising": "Denoising", "min-snr": "MinSNR", "bridge": "Bridge"},
     "sampler": {"dpmpp-2m": "Euler", "heun": "Heun", "adaptive": "Adaptive", "drift": "Drift"},
-    "grid": {"logistic-log-snr": "Uniform", "uniform": "Uniform"},
+    "grid": {"logistic-log-snr": "Uniform", "uniform": "Uniform", "upwards": "Upwards", "lost": "Lost"},
     "guidance": {"none": "Unguided", "cfg": "Guided", "momentum": "Momentum", "weak": "Weak"},
     "kernel": {"gauss": "Gauss", "signed": "Signed"},
     "solver": {"sinkhorn": "Sinkhorn"},

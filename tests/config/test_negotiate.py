@@ -37,9 +37,17 @@ use = "label"
         ),
         (["sampling.guidance=cfg", "conditioner.dropout=0"], "$.sampling.guidance.use", "dropout = 0", "dropout=0.1"),
         (["sampling.guidance=weak"], "$.sampling.guidance.use", "needs weak-model", "cfg or none"),
-        (["sampling.guidance=momentum", "sampler=adaptive"], "$.sampling.guidance.use", "adaptive", "dpmpp-2m"),
+        (
+            ["sampling.guidance=momentum", "sampler=adaptive", "sampling.steps=4"],
+            "$.sampling.guidance.use",
+            "adaptive",
+            "dpmpp-2m",
+        ),
         (["sampling.nfe=9", "sampling.steps=9"], "$.sampling.steps", "sampling.nfe = 9 is given", "Leave one out"),
         (["sampling.nfe=1", "sampler=heun"], "$.sampling.nfe", "one step takes 2 calls", "sampling.nfe=2"),
+        (["sampling.grid=upwards"], "$.sampling.grid", "do not strictly decrease", "decreasing from t_max"),
+        (["sampling.grid=lost"], "$.sampling.grid", "gives no 20 steps on atlas-solvers-builtin:edm: KeyError", ""),
+        (["sampler=adaptive"], "$.sampling.steps", "chooses its own steps", "sampling.steps=20"),
         (["model=blind"], "$.model.use", "takes no condition vector, but acme-parts:label makes one of width 16", ""),
         (
             ["model.condition_width=8"],
@@ -84,7 +92,7 @@ def test_what_does_not_fit(
     [
         ["sampling.guidance=cfg"],
         ["sampling.guidance=momentum"],
-        ["sampler=adaptive", "sampling.guidance=cfg"],
+        ["sampler=adaptive", "sampling.steps=4", "sampling.guidance=cfg"],
         ["objective=bridge", "sampler=drift"],
         ["parametrization=eps"],
         ["process=line"],
