@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from atlas_core.config.source import Place
-from atlas_core.errors import AtlasError, ConfigError, PluginError, Problem
+from atlas_core.errors import AtlasError, ConfigError, PluginError, Problem, RunError
 
 if TYPE_CHECKING:
     from atlas_core.plugins.registry import Entry
@@ -100,10 +100,21 @@ class Resolved(Section):
         except ValueError as error:
             raise self._config_error(error) from error
         except Exception as error:
+            if _out_of_memory(error):
+                raise RunError(
+                    f"{self.kind} {self.entry.id} does not fit into memory: {error or 'out of memory'}",
+                    hint=f"Smaller settings in {self.where} need less.",
+                ) from error
             raise PluginError(
                 f"{self.kind} {self.entry.id} {self.entry.version} cannot be built: {type(error).__name__}: {error}",
-                hint=f"atlas-core check {self.entry.provider}",
+                hint="`atlas-core list-plugins --check` shows what every plugin does.",
             ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """True for what says nothing about the plugin; on the CPU torch has no class of its own for it."""
+    name, text = type(error).__name__, str(error)
+    return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "not enough memory" in text
 
 
 def _built(value: Any) -> Any:

@@ -115,7 +115,7 @@ class Reader:
             self.report(
                 f"{entry.id} is neither an attrs class nor has it a Config",
                 named_at,
-                f"atlas-core check {entry.provider}",
+                "`atlas-core list-plugins --check` shows what every plugin does.",
             )
             return None
         given = {key: setting for key, setting in table.items() if key != "use"}

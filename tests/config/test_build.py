@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import atlas_core.building
 from atlas_core.building import build, build_table
 from atlas_core.config.structure import structure
-from atlas_core.errors import ComponentError, ConfigError, PluginError
+from atlas_core.errors import ComponentError, ConfigError, PluginError, RunError
 from atlas_core.plugins.registry import Registry
 
 
@@ -89,3 +90,23 @@ def test_structure_gives_the_table_that_gives_it_again(registry: Registry) -> No
 
 def test_component_fields_use_build(parts: Any) -> None:
     assert parts.Sinkhorn().kernel == parts.Gauss()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")]
+)
+def test_a_component_that_does_not_fit_into_memory_is_no_broken_plugin(
+    registry: Registry, parts: Any, monkeypatch: Any, error: Exception
+) -> None:
+    def full(self: Any, config: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(parts.Net, "__init__", full)
+    resolved = structure("model", {"use": "net", "shape": [1, 8, 8]}, facts={}, registry=registry)
+    with pytest.raises(RunError, match="model acme-parts:net does not fit into memory"):
+        resolved.build()
+
+
+def test_no_hint_names_a_command_that_does_not_exist() -> None:
+    sources = Path(atlas_core.__file__).parent.rglob("*.py")
+    assert [path for path in sources if "atlas-core check" in path.read_text(encoding="utf-8")] == []
