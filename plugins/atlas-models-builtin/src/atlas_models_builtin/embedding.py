@@ -14,8 +14,9 @@ from atlas_core.contracts import Condition
 FREQUENCIES = 32
 """Sines and cosines each that describe the noise level."""
 LONGEST_PERIOD, SHORTEST_PERIOD = 32.0, 0.5
-"""Of c_noise = log-SNR / 4, which lives within ±10: the longest period tells the ends apart, the shortest separates
-log-SNR values that differ by a few tenths without making the network rough in between."""
+"""Of c_noise = −log-SNR / 8, which lives within ±2. The shortest period turns over 4 of log-SNR and tells values apart
+that differ by a few tenths, without making the network rough in between; waves longer than the range are nearly linear
+in it, and give its overall trend."""
 
 
 class Embedding(nn.Module):
@@ -43,7 +44,7 @@ class Embedding(nn.Module):
         Raises ValueError for a condition that the network was not built for, and for a missing one.
         """
         dtype = self.inner.weight.dtype
-        # The phases reach ±100: they are taken in float32 even where the network runs in half precision.
+        # The phases reach ±25 (2 · 2π / 0.5): they are taken in float32 even where the network runs in half precision.
         phase = c_noise.float()[:, None] * self.frequencies.float()
         waves = torch.cat([phase.sin(), phase.cos()], dim=1).to(dtype)
         embedding: Tensor = self.outer(F.silu(self.inner(waves)))
