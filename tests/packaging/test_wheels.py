@@ -6,6 +6,8 @@ import email
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -63,19 +65,59 @@ def test_the_extra_all_brings_every_distribution_of_ours() -> None:
     assert names == {name.replace("_", "-") for name in FOLDERS if name.endswith("_builtin")}
 
 
-def test_core_and_solvers_install_from_their_wheels_and_run(wheels: Path, tmp_path: Path) -> None:
-    target = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(target)]
-    needed = ["atlas-core", "atlas-solvers-builtin", "atlas-kernels-builtin"]
-    subprocess.run([*install, "--find-links", str(wheels), *needed], check=True)
-    environment = {**os.environ, "PYTHONPATH": str(target), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """The Python of a new environment with every third-party distribution of this one, and none of ours.
+
+    They are linked, not downloaded: pip finds them installed, and can get what is missing from a folder alone.
+    """
+    venv.create(tmp_path / "environment", symlinks=True)
+    python = tmp_path / "environment" / "bin" / "python"
+    show = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.run([python, "-c", show], capture_output=True, text=True, check=True).stdout.strip())
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(folder).iterdir():
+            if not entry.name.startswith(("atlas_", "_editable_impl_atlas_", "__pycache__")):
+                (site / entry.name).symlink_to(entry)
+    return python
+
+
+def pip_install(python: Path, wheels: Path, *names: str) -> set[str]:
+    """Install by name, as a user would, with the folder of wheels as the only index; return what was installed."""
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    install = [*pip, "install", "--no-compile", "--no-index", "--find-links", str(wheels), *names]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("Successfully installed "))
+    return {word.rpartition("-")[0] for word in line.split()[2:]}
+
+
+def run_in(python: Path, folder: Path, code: str) -> str:
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, cwd=folder, env={**clean, "XDG_CACHE_HOME": str(folder)}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_core_and_solvers_install_with_what_they_need_and_run(wheels: Path, environment: Path, tmp_path: Path) -> None:
+    installed = pip_install(environment, wheels, "atlas-core", "atlas-solvers-builtin")
+    assert installed == {"atlas-core", "atlas-solvers-builtin", "atlas-kernels-builtin"}
     code = f"""
 import atlas_core, torch
-assert atlas_core.__file__.startswith({str(target)!r}), atlas_core.__file__
+assert atlas_core.__file__.startswith({str(environment.parents[1])!r}), atlas_core.__file__
 x = torch.linspace(0, 1, 5)[:, None]
 print(atlas_core.build("solver", "sinkhorn").solve(x, x + 1).converged.item())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
-    )
-    assert done.stdout.strip() == "True"
+    assert run_in(environment, tmp_path, code) == "True"
+
+
+def test_the_extra_all_installs_and_lists_every_builtin(wheels: Path, environment: Path, tmp_path: Path) -> None:
+    builtins = {name.replace("_", "-") for name in FOLDERS if name.endswith("_builtin")}
+    assert pip_install(environment, wheels, "atlas-core[all]") == {"atlas-core", *builtins}
+    code = """
+from atlas_core.plugins.registry import default_registry
+print(*sorted({entry.provider for entry in default_registry().entries()}))
+"""
+    assert set(run_in(environment, tmp_path, code).split()) == builtins
