@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,17 @@ from atlas_core.cli.progress import result
 @options.OVERRIDES
 @click.option("-n", "--count", default=16, show_default=True, type=click.IntRange(1), help="Samples to draw.")
 @click.option("--seed", type=click.IntRange(0), help="Sample i is drawn from SEED + i. Default: the config's.")
-@click.option("--condition", help="A class, by number or name, or several with commas: one a sample, in turn.")
+@click.option(
+    "--condition",
+    help="A class, by number or name, or several with commas: one a sample, in turn. `none`: of no class. "
+    "Default: all classes in turn.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Steps of the sampler.")
 @click.option("--nfe", type=click.IntRange(1), help="Calls of the network a sample, instead of --steps.")
 @click.option("--raw", is_flag=True, help="The weights themselves, not their moving average.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for the images. Default: RUN/drawn-SEED.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder for the images. Default: RUN/drawn-SEED, numbered if taken."
+)
 @options.QUIET
 @options.JSON
 def sample(
@@ -40,6 +47,7 @@ def sample(
     """Draw samples: a grid, one file each, and a manifest with the seed of every one of them.
 
     \b
+    atlas-core sample runs/digits -n 20                     two of each digit
     atlas-core sample runs/digits -n 20 --condition 7
     atlas-core sample runs/digits --condition 0,1,2 --seed 100 --nfe 50
     atlas-core sample runs/digits sampler.use=ddpm-ancestral sampling.guidance.use=cfg
@@ -50,12 +58,13 @@ def sample(
 
     if steps is not None and nfe is not None:
         raise UsageError("--steps and --nfe are two ways to say one thing: give one of them")
+    _refuse_without_effect(overrides)
     pipeline = load(run, overrides, average=not raw)
     first = pipeline.plan.sampling.seed if seed is None else seed
     with options.watched(pipeline, quiet):
-        inputs = _conditions(condition, count)
+        inputs = _conditions(condition, count, _classes(pipeline))
         x = pipeline.sample(count, seed=first, steps=steps, nfe=nfe, condition=inputs)
-    folder = Path(out) if out else (pipeline.run.path if pipeline.run else Path()) / f"drawn-{first}"
+    folder = Path(out) if out else _unused((pipeline.run.path if pipeline.run else Path()) / f"drawn-{first}")
     files = write_samples(pipeline, x, folder, first, inputs, steps=steps, nfe=nfe)
     if as_json:
         result(json.dumps({"schema": 1, "folder": str(folder), "files": [str(file) for file in files]}, indent=2))
@@ -63,9 +72,36 @@ def sample(
     result(f"{count} samples in {folder}: {files[0].name}, and manifest.json with their seeds")
 
 
-def _conditions(text: str | None, count: int) -> list[Any] | None:
+def _refuse_without_effect(overrides: tuple[str, ...]) -> None:
+    """No sample depends on the data or on how samples are scored, once the network is trained."""
+    from atlas_core.errors import UsageError
+
+    for text in overrides:
+        table = re.split(r"[.=\[]", text.strip(), maxsplit=1)[0]
+        if table in ("data", "evaluate"):
+            raise UsageError(
+                f"{text!r} changes no sample", hint="`sampler` and `sampling` do; `atlas-core evaluate` takes the rest."
+            )
+
+
+def _classes(pipeline: Any) -> int:
+    return len(pipeline.spec.classes) if pipeline.network.conditioner is not None else 0
+
+
+def _unused(folder: Path) -> Path:
+    """Return `folder`, or `folder-2`, …: what was drawn before stays as its manifest says."""
+    number, path = 1, folder
+    while path.exists():
+        number += 1
+        path = folder.with_name(f"{folder.name}-{number}")
+    return path
+
+
+def _conditions(text: str | None, count: int, classes: int) -> list[Any] | None:
     """Read `7` or `0,1,2`: numbers are class indices, other words class names; repeated in turn to `count`."""
     if text is None:
+        return [i % classes for i in range(count)] if classes else None
+    if text == "none":
         return None
     words = text.split(",")
     if len(words) > count:

@@ -19,7 +19,8 @@ from atlas_core.plugins.scan import Entry, Installed
 from atlas_core.plugins.verdicts import Verdict, key
 
 _Named = tuple[str, str, str]
-_TORCH = re.compile(r"^Requires-Dist:\s*torch\b(?![-_.]\w)", re.MULTILINE | re.IGNORECASE)
+# atlas-core brings torch, so a plugin need not name it; the time that torch takes to import is not the plugin's.
+_TORCH = re.compile(r"^Requires-Dist:\s*(?:torch|atlas[-_.]core)\b(?![-_.]\w)", re.MULTILINE | re.IGNORECASE)
 
 
 class Limits(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(stored, path, metadata={_ALIASES: json.dumps(aliases)})
     except SafetensorError as error:  # it hides the errno in its text
         raise _as_os_error(error, path) from error
+    # It makes files that only their owner may read; ours are as public as the others of the run.
+    path.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
