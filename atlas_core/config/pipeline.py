@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -61,9 +62,15 @@ def reopen(table: Mapping[str, Any], registry: Registry | None, texts: Sequence[
     applied = overrides.apply(Source("the checkpoint's config", dict(table)), texts, default_use)
     source, changed = applied.source, set()
     for text in texts:
-        changed.add(str(overrides.parse(text).path[0]) if "=" in text else "")
+        with suppress(ValueError):  # its problem is on the list
+            changed.add(str(overrides.parse(text).path[0]))
     if fixed := sorted(changed & set(TRAINED)):
         raise UsageError(f"{', '.join(fixed)} cannot be changed after training", hint="Train again with the override.")
+    if "plugins" in changed:
+        raise UsageError(
+            "[plugins] cannot be changed after training: a checkpoint names its components in full",
+            hint="ATLAS_DISABLE_PLUGINS=… leaves a plugin out.",
+        )
     if "facts" not in source.tables:
         raise ConfigError(
             "this config is not a resolved one: it has no [facts]", hint="Open a run folder or a checkpoint."

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
+from atlas_core.cli import main
 from atlas_core.config.document import load_document
 from atlas_core.config.lock import changed, missing
 from atlas_core.config.plan import PipelinePlan, TransportPlan
@@ -270,3 +271,21 @@ def test_source_and_target_live_in_the_same_space(
     monkeypatch.setattr(parts.Scans, "spec", shapes)
     with pytest.raises(ConfigError, match="cannot be compared"):
         document(TRANSPORT).resolve(registry)
+
+
+@pytest.mark.parametrize("override", ["plugins.disable=['acme']", "objective=min-snr", "process=line"])
+def test_an_override_that_a_checkpoint_could_only_ignore(plan: PipelinePlan, registry: Registry, override: str) -> None:
+    with pytest.raises(UsageError, match="cannot be changed after training"):
+        PipelinePlan.from_table(plan.table, registry, overrides=[override])
+
+
+def test_an_override_of_a_checkpoint_that_cannot_be_read(plan: PipelinePlan, registry: Registry) -> None:
+    for text in ("[[=3", "=3", "sampling"):
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            PipelinePlan.from_table(plan.table, registry, overrides=[text])
+
+
+@pytest.mark.parametrize("override", ["data.use=gaussian-mixture", "data={use='digits'}", "evaluate.count=5"])
+def test_sample_refuses_what_changes_no_sample(override: str, capsys: Any) -> None:
+    assert main(["sample", "no-such-run", override]) == 2
+    assert "changes no sample" in capsys.readouterr().err
