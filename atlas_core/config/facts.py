@@ -62,6 +62,8 @@ class Facts:
         """Read `[facts]` back. Raises ConfigError for a table that was not written by `table`."""
         if not isinstance(table, Mapping):
             raise _unreadable("expected a table", "$.facts")
+        if not isinstance(table.get("data", {}), Mapping):
+            raise _unreadable("expected a table", "$.facts.data")
         data = dict(table.get("data", {}))
         if data.get("value_range") == "unbounded":
             data["value_range"] = None

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from atlas_core.config import places
-from atlas_core.config.source import Place, Source
+from atlas_core.config.source import TOO_DEEP, Place, Source, too_deep
 from atlas_core.errors import Problem
 
 _STEP = re.compile(r'\.?([A-Za-z0-9_-]+)|\.?"((?:[^"\\]|\\.)*)"|\[(\d+)\]')
@@ -161,6 +161,10 @@ def _value(text: str) -> Any:
         if text.startswith(_LOOKS_LIKE_TOML):
             raise ValueError(f"{text} is not valid TOML: {error}; a shell may have taken its quotes") from error
         return text
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    if too_deep(table):
+        raise ValueError(TOO_DEEP)
     value = table.get("value")
     # Dates are of no use to any setting, and more keys than one mean a line break in the text.
     return value if len(table) == 1 and isinstance(value, (bool, int, float, str, list, dict)) else text

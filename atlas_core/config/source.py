@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,9 @@ import attrs
 
 from atlas_core.config import places
 from atlas_core.errors import ConfigError, Problem
+
+_DEPTH = 50
+TOO_DEEP = f"nested more than {_DEPTH} deep: no setting is"
 
 
 @attrs.frozen
@@ -66,7 +69,9 @@ def read_toml(text: str, name: str) -> Source:
         message = str(error)
         found = re.search(r"at line (\d+)", message)
         _refuse(name, f"not valid TOML: {message}", int(found[1]) if found else text.count("\n") + 1, error)
-    return _source(name, tables, places.toml_lines(text))
+    except RecursionError as error:
+        _refuse(name, TOO_DEEP, 0, error)
+    return _source(name, tables, places.toml_lines, text)
 
 
 def read_json(text: str, name: str) -> Source:
@@ -77,15 +82,28 @@ def read_json(text: str, name: str) -> Source:
         _refuse(
             name, f"not valid JSON: {error.msg} (at line {error.lineno}, column {error.colno})", error.lineno, error
         )
+    except RecursionError as error:
+        _refuse(name, TOO_DEEP, 0, error)
     except ValueError as error:
         raise ConfigError(f"{name} cannot be read", problems=[Problem(str(error), file=name)]) from error
     if not isinstance(tables, dict):
         raise ConfigError(f"{name} cannot be read", problems=[Problem("a config is a JSON object", file=name)])
-    return _source(name, tables, places.json_lines(text))
+    return _source(name, tables, places.json_lines, text)
 
 
-def _source(name: str, tables: dict[str, Any], lines: Mapping[str, int]) -> Source:
-    return Source(name, tables, {where: Place(name, line) for where, line in lines.items()})
+def too_deep(value: Any) -> bool:
+    """True for values that everything which walks a config by recursion would stumble over."""
+    level = [value]
+    for _ in range(_DEPTH):
+        holders = [each for each in level if isinstance(each, (dict, list))]
+        level = [inner for each in holders for inner in (each.values() if isinstance(each, dict) else each)]
+    return any(isinstance(each, (dict, list)) for each in level)
+
+
+def _source(name: str, tables: dict[str, Any], lines: Callable[[str], Mapping[str, int]], text: str) -> Source:
+    if too_deep(tables):
+        raise ConfigError(f"{name} cannot be read", problems=[Problem(TOO_DEEP, file=name)])
+    return Source(name, tables, {where: Place(name, line) for where, line in lines(text).items()})
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

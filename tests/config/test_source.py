@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from atlas_core.config.document import load_document
+from atlas_core.config.facts import Facts
+from atlas_core.config.overrides import parse
 from atlas_core.config.source import read_file, read_json, read_toml
 from atlas_core.errors import ConfigError, Problem
 from atlas_core.plugins.registry import Registry
@@ -92,3 +94,24 @@ def test_a_run_folder_names_the_config_in_it(tmp_path: Path, registry: Registry)
     with pytest.raises(ConfigError, match="is a folder") as caught:
         load_document(f"{tmp_path}/", registry=registry)
     assert caught.value.hint == f"Its config is {tmp_path / 'config.toml'}."
+
+
+@pytest.mark.parametrize("depth", [60, 100_000])
+@pytest.mark.parametrize(("suffix", "before"), [("json", '{"a": '), ("toml", "a = ")])
+def test_a_config_that_is_nested_without_end(tmp_path: Path, suffix: str, before: str, depth: int) -> None:
+    path = tmp_path / f"config.{suffix}"
+    path.write_text(before + "[" * depth + "]" * depth + ("}" if suffix == "json" else ""), encoding="utf-8")
+    with pytest.raises(ConfigError, match="nested more than 50 deep"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("depth", [60, 100_000])
+def test_an_override_that_is_nested_without_end(depth: int) -> None:
+    with pytest.raises(ValueError, match="nested more than 50 deep"):
+        parse("data.a=" + "[" * depth + "]" * depth)
+
+
+def test_facts_that_are_no_tables() -> None:
+    for table in ({"data": 3}, {"data": []}, {"condition": 3}, 3):
+        with pytest.raises(ConfigError, match=r"\[facts\] cannot be read"):
+            Facts.from_table(table)

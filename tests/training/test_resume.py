@@ -14,7 +14,8 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from atlas_core.engine.checkpoint import open_checkpoint
+from atlas_core.engine.checkpoint import Checkpoint, open_checkpoint
+from atlas_core.engine.training.resume import check_counters
 from atlas_core.errors import CheckpointError, UsageError
 from atlas_core.runs.atomic import TEMPORARY
 from atlas_core.runs.folder import RunFolder
@@ -213,3 +214,15 @@ def test_a_network_of_another_shape_is_refused_with_its_names(stopped):
     network = tiny.tiny(conditioner=False)
     with pytest.raises(CheckpointError, match=r"does not fit the network 'denoiser': conditioner\.table\.weight"):
         tiny.trainer(stopped, tiny.config(steps=20), network=network).fit(resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"window": None}, {"window": {"loss": 3}}, {"seconds": "long"}, {"ema_updates": None}, {"scaler": 5}],
+)
+def test_counters_that_are_damaged_are_a_damaged_checkpoint(change):
+    good = {"window": {"loss": [1.0, 2]}, "seconds": 1.5, "ema_updates": 3, "scaler": {}}
+    check_counters(Checkpoint(Path("step-1"), 1, {}, {}, good, {}))
+    for counters in (good | change, {name: value for name, value in good.items() if name not in change}):
+        with pytest.raises(CheckpointError, match=r"counters in its state\.json"):
+            check_counters(Checkpoint(Path("step-1"), 1, {}, {}, counters, {}))

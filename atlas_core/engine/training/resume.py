@@ -59,6 +59,20 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, table: Mapping[
     return notes
 
 
+def check_counters(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless all is there that a training goes on with, besides tensors."""
+    counters = checkpoint.counters
+    try:
+        window = {name: (float(total), int(count)) for name, (total, count) in counters["window"].items()}
+        _ = window, int(counters["ema_updates"]), float(counters["seconds"]), dict(counters["scaler"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} cannot be resumed: the counters in its state.json are incomplete or damaged"
+            f" ({type(error).__name__}: {error})",
+            hint="delete it to go on from the checkpoint before it; samples can still be drawn from it",
+        ) from error
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
     """Return the state of the optimizer as `<parameter>/<state>`; `names` are those of its parameters, in order."""
     state = optimizer.state_dict()["state"]

@@ -21,7 +21,7 @@ from atlas_core.engine.training.interrupt import Interrupt
 from atlas_core.engine.training.keys import borrowed_generator
 from atlas_core.engine.training.learner import Learner
 from atlas_core.engine.training.order import Order, Rows
-from atlas_core.engine.training.resume import check_resumable
+from atlas_core.engine.training.resume import check_counters, check_resumable
 from atlas_core.engine.training.validation import Validation
 from atlas_core.engine.training.window import NotFiniteError, Window
 from atlas_core.errors import RunError, UsageError
@@ -175,6 +175,7 @@ class Trainer:
             self._rewind(-1)
             return 0, ("there was no checkpoint yet: it starts from step 0",) if resume else ()
         checkpoint = open_checkpoint(latest)
+        check_counters(checkpoint)
         notes = check_resumable(checkpoint, self.config, self._table, self._order.count)
         for note in notes:
             warnings.warn(f"resumed with another setting: {note}", stacklevel=3)
