@@ -300,6 +300,7 @@ class Pipeline:
                 count=settings.count,
                 split=settings.split,
                 seed=plan.sampling.seed,
+                labelled=conditioned,
             )
 
     @contextmanager

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from atlas_core.report.contents import ACTIVE, EVALUATION, PROBLEMS, TIMINGS
-from atlas_core.runs.atomic import write_atomically
+from atlas_core.config.writing import to_toml
+from atlas_core.errors import UsageError
+from atlas_core.report.contents import ACTIVE, EVALUATION, EVALUATIONS, PROBLEMS, TIMINGS
+from atlas_core.runs.atomic import saying, write_atomically
+from atlas_core.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from atlas_core.engine.scores import Evaluation
@@ -52,37 +57,99 @@ def train(pipeline: Pipeline, *, resume: bool = False) -> TrainResult:
         return pipeline.train(resume=resume)
     finally:
         if pipeline.run is not None and pipeline.run.path.is_dir():
-            _write_state(pipeline)
+            _write_state(pipeline, pipeline.run)
 
 
-def finish(pipeline: Pipeline) -> Summary:
-    """Draw the pictures, score the samples if the config names a metric, and write the report."""
+def finish(pipeline: Pipeline, overrides: Sequence[str] = ()) -> Summary:
+    """Draw the pictures, score the samples if the config names a metric, and write the report.
+
+    A pipeline that was opened with `overrides` leaves the run's own files as they are: everything goes into a new
+    folder `evaluations/…` of the run. A report is written even if the evaluation fails; then its error is raised.
+    """
     from atlas_core.report.page import write_report
     from atlas_core.report.pictures import final_pictures
 
-    run = pipeline.run
-    assert run is not None
+    assert pipeline.run is not None
+    if pipeline.plan.metrics:
+        _refuse_other_data(pipeline)
+    run = _new_evaluation(pipeline, overrides) if overrides else pipeline.run
     with pipeline.timed("sampling"):
-        final_pictures(pipeline)
-    evaluation = pipeline.evaluate() if pipeline.plan.metrics else None
-    if evaluation is not None:
-        write_atomically(run.path / EVALUATION, json.dumps(evaluation.to_json(), indent=1))
-    problems = _write_state(pipeline)
+        final_pictures(pipeline, run.path, overrides)
+    evaluation = None
+    try:
+        if pipeline.plan.metrics:
+            evaluation = score(pipeline)
+            write_atomically(run.path / EVALUATION, json.dumps(evaluation.to_json(), indent=1))
+    except Exception as error:
+        _write_state(pipeline, run, [f"the evaluation failed: {type(error).__name__}: {error}"])
+        write_report(run)
+        raise
+    problems = _write_state(pipeline, run, evaluation.failures if evaluation else ())
     began = time.perf_counter()
     report = write_report(run)
     timings = {**pipeline.timings, "report": round(time.perf_counter() - began, 3)}
     return Summary(run.path, report, evaluation, timings, tuple(_text(problem) for problem in problems))
 
 
-def _write_state(pipeline: Pipeline) -> list[dict[str, str]]:
-    run = pipeline.run
-    assert run is not None
+def score(pipeline: Pipeline) -> Evaluation:
+    """Score a trained pipeline; the table names id and version of what scored.
+
+    Raises UsageError for data of another shape than the network draws, and without a metric.
+    """
+    from atlas_core.config.lock import lock
+
+    plan = pipeline.plan
+    if plan.metrics:
+        _refuse_other_data(pipeline)
+    evaluation = pipeline.evaluate()
+    metrics, baselines = (
+        [f"{each.id} {each.entry.version}" for each in some] for some in (plan.metrics, plan.baselines)
+    )
+    used = lock(each for part in (plan.data, *plan.metrics, *plan.baselines) for each in part.components())
+    return attrs.evolve(evaluation.named(metrics, baselines), parts=tuple(used["components"]))
+
+
+def _refuse_other_data(pipeline: Pipeline) -> None:
+    drawn, real = tuple(pipeline.spec.shape), tuple(pipeline.plan.dataset.spec.shape)
+    if drawn != real:
+        raise UsageError(
+            f"the network draws samples of shape {drawn}; {pipeline.plan.data.id} holds data of shape {real}",
+            hint="Evaluate without the override of `data`, or with data of the shape that it was trained on.",
+        )
+
+
+def _new_evaluation(pipeline: Pipeline, overrides: Sequence[str]) -> RunFolder:
+    """Make a folder for an evaluation with overrides, named after them, with the config that they give."""
+    assert pipeline.run is not None
+    name = re.sub(r"[^A-Za-z0-9.=_-]+", "-", ",".join(overrides)).strip("-.")[:60] or "evaluation"
+    root, number = pipeline.run.path / EVALUATIONS, 1
+    while True:
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        with saying(folder, "nothing was evaluated"):
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+                continue
+        run = RunFolder(folder)
+        write_atomically(run.config_toml, to_toml(pipeline.plan.table))
+        return run
+
+
+def _write_state(pipeline: Pipeline, run: RunFolder, failures: Sequence[str] = ()) -> list[dict[str, str]]:
     known = _read(run.path / TIMINGS)
     write_atomically(run.path / TIMINGS, json.dumps({**known, **pipeline.timings}, indent=1))
     write_atomically(run.path / ACTIVE, json.dumps(_active(pipeline), indent=1))
     problems = _problems(pipeline)
+    problems += [{"message": each, "where": "", "hint": _check(each)} for each in failures]
     write_atomically(run.path / PROBLEMS, json.dumps(problems, indent=1))
     return problems
+
+
+def _check(failure: str) -> str:
+    """The command that looks at the provider which a line `metric provider:name 1.0 failed: …` names."""
+    named = re.match(r"(?:metric|baseline) (\S+?):\S+ \S+ failed: ", failure)
+    return f"atlas-core check {named.group(1)}" if named else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -98,6 +98,8 @@ class Evaluation:
     seed: int
     seconds: float
     notes: tuple[str, ...] = ()
+    parts: tuple[dict[str, Any], ...] = ()
+    """Dataset, metrics and baselines as a lock names them, where they came from a config."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `json.dumps` can write; `from_json` reads it back."""
@@ -111,9 +113,10 @@ class Evaluation:
         rows = tuple(
             Row(**{**row, "cells": {name: Cell(**cell) for name, cell in row["cells"].items()}}) for row in data["rows"]
         )
-        rest = {key: value for key, value in data.items() if key not in ("schema", "rows", "columns", "notes")}
+        rest = {key: value for key, value in data.items() if key not in ("schema", "rows", "columns", "notes", "parts")}
         columns = tuple(Column(**column) for column in data["columns"])
-        return cls(rows=rows, columns=columns, notes=tuple(data.get("notes", ())), **rest)
+        texts: dict[str, Any] = {name: tuple(data.get(name, ())) for name in ("notes", "parts")}
+        return cls(rows=rows, columns=columns, **texts, **rest)
 
     def verdict(self, column: Column) -> Verdict:
         """Say how near our score in `column` is to real data, and which baselines are further off."""

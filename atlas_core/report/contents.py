@@ -13,6 +13,8 @@ import attrs
 from atlas_core.engine.scores import Evaluation
 from atlas_core.runs.folder import RunFolder
 
+EVALUATIONS, MANIFEST = "evaluations", "manifest.json"
+"""Folder of the evaluations with overrides, one folder each; what drew the final samples."""
 EVALUATION, TIMINGS, ACTIVE, PROBLEMS = "evaluation.json", "timings.json", "active.json", "problems.json"
 """Names of the files beside config.toml, lock.json and metrics.jsonl.
 
@@ -20,6 +22,12 @@ evaluation.json is `Evaluation.to_json`; timings.json maps a phase to seconds; a
 {"requested": …, "active": …, "reason": …}; problems.json lists texts, or objects with `message`, `where` and `hint`
 (`attrs.asdict(Problem)`).
 """
+
+
+DRAWN = ("process", "parametrization", "model", "conditioner", "sampler", "sampling")
+SCORED = ("data", "evaluate")
+"""Tables whose parts the manifest and the evaluation name."""
+ORDER = ("data", "process", "parametrization", "model", "conditioner", "objective", "sampler", "sampling", "evaluate")
 
 
 @attrs.frozen
@@ -40,8 +48,14 @@ class Contents:
 
     name: str
     path: Path
+    home: Path
+    """Folder of the run: `path` itself, or where an evaluation with overrides belongs."""
     config_text: str = ""
+    """Of `path`; an evaluation's has its overrides in it."""
     config: dict[str, Any] = attrs.field(factory=dict)
+    """The run's own."""
+    manifest: dict[str, Any] = attrs.field(factory=dict)
+    """What drew the final samples; empty before they are drawn."""
     lock: dict[str, Any] = attrs.field(factory=dict)
     journal: list[dict[str, Any]] = attrs.field(factory=list)
     evaluation: Evaluation | None = None
@@ -54,7 +68,32 @@ class Contents:
 
     @property
     def components(self) -> list[dict[str, Any]]:
-        return list(self.lock.get("components", []))
+        """What drew and scored, as manifest and evaluation name it; the rest as the lock of the training does.
+
+        `trained` is the version at the training, where that was another.
+        """
+        scored = self.evaluation.parts if self.evaluation is not None else ()
+        later = [*self.manifest.get("parts", ()), *scored]
+        replaced = set(DRAWN if self.manifest.get("parts") else ()) | set(SCORED if scored else ())
+        locked = list(self.lock.get("components", []))
+        versions = {(each["kind"], each["id"]): each["version"] for each in locked}
+        merged = [each for each in locked if _table(each) not in replaced]
+        merged += [{**each, "trained": versions.get((each["kind"], each["id"]), each["version"])} for each in later]
+        return sorted(merged, key=lambda each: ORDER.index(_table(each)) if _table(each) in ORDER else len(ORDER))
+
+    @property
+    def overrides(self) -> list[str]:
+        return list(self.manifest.get("overrides", ()))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of Python, torch and Atlas: of what drew the samples, of the training before."""
+        return dict(self.manifest.get("versions") or self.lock.get("versions", {}))
+
+    def drew(self, part: str) -> str:
+        """The short name of the sampler, grid or guidance that drew the samples; empty before they are drawn."""
+        table = self.manifest.get(part)
+        return str(table.get("use", "")).rpartition(":")[2] if isinstance(table, Mapping) else ""
 
     def used(self, table: str) -> str:
         """The short name of the component of a config table; empty where there is none."""
@@ -69,25 +108,30 @@ class Contents:
 def read_contents(run: RunFolder) -> Contents:
     """Read everything that the report shows; a part that is broken becomes a problem of the run, never an error."""
     reader = _Reader(run.path)
+    home = home_of(run)
+    own = reader if home.path == run.path else _Reader(home.path, reader.problems)
     config_text = reader.read("config.toml", str, "")
-    config = reader.read("config.toml", tomllib.loads, {})
-    lock = reader.read("lock.json", json.loads, {})
+    config = own.read("config.toml", tomllib.loads, {})
+    lock = own.read("lock.json", _mapping, {})
+    manifest = reader.read(MANIFEST, _mapping, {})
     evaluation = reader.read(EVALUATION, lambda text: Evaluation.from_json(json.loads(text)), None)
     timings = reader.read(TIMINGS, lambda text: {k: float(v) for k, v in json.loads(text).items()}, {})
     active = reader.read(ACTIVE, json.loads, {})
     problems = reader.read(PROBLEMS, lambda text: [_problem(each) for each in json.loads(text)], [])
     progress = tuple(
         Picture(path, f"after {int(path.stem.removeprefix('step-'))} steps")
-        for path in sorted(run.samples.glob("step-*.png"))
+        for path in sorted(home.samples.glob("step-*.png"))
         if path.stem.removeprefix("step-").isdigit()
     )
     return Contents(
-        name=run.name,
+        name=run.name if home.path == run.path else home.name,
         path=run.path,
+        home=home.path,
         config_text=config_text,
         config=config,
+        manifest=manifest,
         lock=lock,
-        journal=run.journal.rows(),
+        journal=home.journal.rows(),
         evaluation=evaluation,
         timings=timings,
         active=active,
@@ -97,6 +141,14 @@ def read_contents(run: RunFolder) -> Contents:
         strip=_first(run.samples / "strip.png", title="from noise to samples"),
         progress=progress,
     )
+
+
+def home_of(run: RunFolder) -> RunFolder:
+    """Return the run that an evaluation with overrides belongs to; any other run itself."""
+    above = run.path.resolve().parent
+    if above.name != EVALUATIONS or not (above.parent / "checkpoints").is_dir():
+        return run
+    return RunFolder(run.path.parent.parent if run.path.parent.name == EVALUATIONS else above.parent)
 
 
 @attrs.define
@@ -115,6 +167,18 @@ class _Reader:
             if said not in self.problems:
                 self.problems.append(said)
             return missing
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"an object wanted, not {type(content).__name__}")
+    return content
+
+
+def _table(component: Mapping[str, Any]) -> str:
+    """The table of a component's place: `sampling` of `$.sampling.grid`."""
+    return str(component.get("where", "")).removeprefix("$.").partition(".")[0].partition("[")[0]
 
 
 def _problem(each: Any) -> dict[str, str]:

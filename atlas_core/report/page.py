@@ -41,6 +41,8 @@ def render(contents: Contents) -> str:
         summary=list(_summary(contents)),
         samples=_image(contents.samples),
         samples_words=_what(contents),
+        unlike=_unlike(contents),
+        folder=str(contents.home),
         strip=_image(contents.strip),
         progress=[(picture.title, _image(picture)) for picture in _spread(contents.progress, 6)],
         curves={theme: _uri(png) if png else "" for theme, png in curves.items()},
@@ -63,12 +65,37 @@ def _summary(run: Contents) -> Iterator[tuple[str, str]]:
     seconds = next((row["seconds"] for row in reversed(journal) if isinstance(row.get("seconds"), int | float)), None)
     if seconds is not None:
         yield "training time", _duration(seconds)
-    if run.used("sampler"):
-        nfe, steps = run.setting("sampling", "nfe"), run.setting("sampling", "steps")
-        yield "sampler", run.used("sampler") + (f", {nfe} NFE" if nfe else f", {steps} steps" if steps else "")
+    if run.manifest:
+        yield "sampler", f"{run.drew('sampler')}, {run.manifest.get('nfe')} NFE"
+        if run.drew("guidance") not in ("", "none"):
+            yield "guidance", run.drew("guidance")
+    elif run.used("sampler"):
+        yield "sampler", _own_sampler(run)
     if run.evaluation is not None:
         levels = [run.evaluation.verdict(column).level for column in run.evaluation.columns]
         yield "close to real data", f"{levels.count('close')} of {len(levels)} scores"
+
+
+def _own_sampler(run: Contents) -> str:
+    nfe, steps = run.setting("sampling", "nfe"), run.setting("sampling", "steps")
+    return run.used("sampler") + (f", {nfe} NFE" if nfe else f", {steps} steps" if steps else "")
+
+
+def _unlike(run: Contents) -> str:
+    """Say where what drew and scored differs from the run's own config; empty where it does not."""
+    own = f"; its own sampler is {_own_sampler(run)}" if run.used("sampler") else ""
+    if run.overrides:
+        return f"Evaluated with {', '.join(run.overrides)} instead of the run's own settings{own}."
+    sampling = run.config.get("sampling", {})
+    asked = {key: value for key, value in run.manifest.get("requested", {}).items() if value is not None}
+    pairs = {
+        "sampler": (run.manifest.get("sampler"), run.config.get("sampler")),
+        "grid": (run.manifest.get("grid"), sampling.get("grid")),
+        "guidance": (run.manifest.get("guidance"), sampling.get("guidance")),
+        "steps or NFE": (asked, {key: sampling[key] for key in ("steps", "nfe") if key in sampling}),
+    }
+    other = [name for name, (drawn, own) in pairs.items() if drawn and own and drawn != own]
+    return f"Not drawn as config.toml says: {', '.join(other)} differ{own}." if other else ""
 
 
 def _what(run: Contents) -> str:
@@ -76,7 +103,11 @@ def _what(run: Contents) -> str:
         return ""
     if run.samples in run.progress:
         return f"Samples {run.samples.title}; the run has not drawn its final ones yet."
-    by = f" with {run.used('sampler')}" if run.used("sampler") else ""
+    by = ""
+    if run.manifest:
+        parts = [f"{run.manifest.get('steps')} steps, {run.manifest.get('nfe')} NFE"]
+        parts += [f"{part} {run.drew(part)}" for part in ("grid", "guidance") if run.drew(part)]
+        by = f" with {run.drew('sampler')} ({'; '.join(parts)})"
     after = f" after training on {run.used('data')}" if run.used("data") else ""
     return f"Drawn from noise{by}{after}; none was picked by hand."
 
@@ -120,29 +151,37 @@ def _scores(evaluation: Evaluation | None) -> dict[str, Any] | None:
                 "text": verdict.text,
                 "beats": verdict.beats,
                 "details": {k: number(v) for k, v in cells[0].details.items()},
-                "errors": sorted({cell.error for cell in cells if cell.error}),
+                "errors": sorted(
+                    {
+                        cell.error
+                        for row, cell in zip(evaluation.rows, cells, strict=True)
+                        if cell.error and not row.error and not cell.failed
+                    }
+                ),
             }
         )
     return {
         "contenders": [(row.kind, row.name, row.n) for row in evaluation.rows],
         "lines": lines,
+        "failures": evaluation.failures,
         "notes": evaluation.notes,
     }
 
 
 def _commands(run: Contents) -> Iterator[tuple[str, str]]:
     """(what it does, what to type)."""
-    providers = {"atlas-core": run.lock.get("versions", {}).get("atlas-core")}
+    providers = {"atlas-core": run.versions.get("atlas-core")}
     providers |= {each["id"].partition(":")[0]: each["version"] for each in run.components}
     pinned = [f"{name}=={version}" for name, version in providers.items() if version]
-    folder = shlex.quote(str(run.path))
+    folder, here = shlex.quote(str(run.home)), shlex.quote(str(run.path))
+    given = "".join(f" {shlex.quote(each)}" for each in run.overrides)
     if len(pinned) > 1:
         yield "the same versions", f"python -m pip install {' '.join(pinned)}"
     if run.config_text:
         yield "the same run", f"atlas-core run {folder}/config.toml"
-    yield "more samples", f"atlas-core sample {folder}"
-    yield "score again", f"atlas-core evaluate {folder}"
-    yield "this page again", f"atlas-core report {folder}"
+    yield "more samples", f"atlas-core sample {folder}{given}"
+    yield "score again", f"atlas-core evaluate {folder}{given}"
+    yield "this page again", f"atlas-core report {here}"
 
 
 def _spread(pictures: tuple[Picture, ...], most: int) -> list[Picture]:

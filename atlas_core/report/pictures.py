@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlas_core.config.lock import lock
 from atlas_core.report.images import grid_png, scatter_png, single_png, strip_png
 from atlas_core.runs.atomic import write_atomically
 
@@ -29,17 +30,20 @@ def preview(pipeline: Pipeline, step: int) -> None:
     _picture(pipeline, x, pipeline.run.samples / f"step-{step:08d}.png", columns)
 
 
-def final_pictures(pipeline: Pipeline) -> Tensor:
-    """Draw samples.png, samples/strip.png and manifest.json of a run; return the samples (n, *item).
+def final_pictures(pipeline: Pipeline, folder: Path | None = None, overrides: Sequence[str] = ()) -> Tensor:
+    """Draw samples.png, samples/strip.png and manifest.json of a run into `folder`; return the samples (n, *item).
 
+    Without a folder, the run's own. `overrides` are what the pipeline was opened with; the manifest names them.
     Sample i has seed `sampling.seed` + i and class i mod the number of classes: a column a class.
     """
-    assert pipeline.run is not None
+    if folder is None:
+        assert pipeline.run is not None
+        folder = pipeline.run.path
     count, columns = _layout(pipeline, rows=ROWS)
     labels = _labels(pipeline, count)
     seeds = range(pipeline.plan.sampling.seed, pipeline.plan.sampling.seed + count)
     x = pipeline.draw(seeds, labels)
-    _picture(pipeline, x, pipeline.run.path / "samples.png", columns)
+    _picture(pipeline, x, folder / "samples.png", columns)
     entries = [
         {
             "file": "samples.png",
@@ -50,9 +54,9 @@ def final_pictures(pipeline: Pipeline) -> Tensor:
         }
         for i, seed in enumerate(seeds)
     ]
-    write_manifest(pipeline, pipeline.run.path / "manifest.json", entries)
+    write_manifest(pipeline, folder / "manifest.json", entries, overrides)
     if _is_image(pipeline):
-        _strip(pipeline)
+        _strip(pipeline, folder / "samples" / "strip.png")
     return x
 
 
@@ -83,29 +87,40 @@ def write_samples(
     return files
 
 
-def write_manifest(pipeline: Pipeline, path: Path, images: Sequence[dict[str, Any]], **settings: Any) -> None:
+def write_manifest(
+    pipeline: Pipeline, path: Path, images: Sequence[dict[str, Any]], overrides: Sequence[str] = (), **settings: Any
+) -> None:
     """Write the seed and condition of every image, and how it was drawn: enough to draw any of them again, alone."""
+    plan = pipeline.plan
     times = pipeline.times(**settings)
     sampler = pipeline.plan.sampler.build()
     latest = pipeline.run.latest_checkpoint() if pipeline.run is not None else None
+    asked = {key: settings.get(key) for key in ("steps", "nfe")}
+    if not any(asked.values()):
+        asked = {"steps": plan.sampling.steps, "nfe": plan.sampling.nfe}
+    parts = (plan.process, plan.parametrization, plan.model, plan.conditioner, plan.sampler, plan.grid, plan.guidance)
+    drew = lock(each for part in parts if part is not None for each in part.components())
     content = {
         "schema": 1,
         "checkpoint": str(latest) if latest else None,
-        "sampler": pipeline.plan.sampler.table,
-        "grid": pipeline.plan.grid.table,
-        "guidance": pipeline.plan.guidance.table,
+        "overrides": list(overrides),
+        "sampler": plan.sampler.table,
+        "grid": plan.grid.table,
+        "guidance": plan.guidance.table,
+        "requested": asked,
         "steps": len(times) - 1,
         "nfe": sampler.nfe(len(times) - 1),
+        "versions": drew["versions"],
+        "parts": drew["components"],
         "images": list(images),
     }
     write_atomically(path, json.dumps(content, indent=1))
 
 
-def _strip(pipeline: Pipeline) -> None:
+def _strip(pipeline: Pipeline, path: Path) -> None:
     """The noise; what the sampler takes the clean image to be, from the first step to the last; the sample."""
     from atlas_core.engine.noise import CounterNoise
 
-    assert pipeline.run is not None
     labels = _labels(pipeline, STRIP_ROWS, spread=True)
     frames: list[tuple[float, Tensor]] = []
     seed = pipeline.plan.sampling.seed
@@ -122,7 +137,7 @@ def _strip(pipeline: Pipeline) -> None:
     titles = ["noise", *(f"t = {t:.2f}" for t, _ in chosen), "sample"]
     strip_png(
         [noise / 2, *(x0.cpu() for _, x0 in chosen), x],
-        pipeline.run.samples / "strip.png",
+        path,
         pipeline.spec.value_range,
         titles,
     )

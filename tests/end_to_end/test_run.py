@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -44,6 +46,113 @@ def test_the_report_needs_nothing_beside_it_and_holds_the_scores(digits_run: Pat
     assert "atlas-solvers-builtin" in page
     for reference in ('src="http', 'href="http', "src='http", "url(http", "@import"):
         assert reference not in page
+
+
+@pytest.fixture
+def copy(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to change."""
+    return Path(shutil.copytree(digits_run, tmp_path / "digits"))
+
+
+def test_an_evaluation_with_overrides_stands_beside_the_runs_own(copy: Path, cli) -> None:
+    own = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    change = ["sampler.use=heun", "sampling.nfe=5", "evaluate.count=40", "evaluate.metrics=[{use='frechet-distance'}]"]
+    for number in (1, 2):
+        code, out, err = cli("evaluate", copy, *change, "-q")
+        assert code == 0, err
+        assert "evaluations" in out
+        assert len(list((copy / "evaluations").iterdir())) == number
+    assert all(path.read_bytes() == content for path, content in own.items())
+    folder = next(path for path in (copy / "evaluations").iterdir() if str(path) + "/report.html" in out)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["overrides"], manifest["steps"], manifest["nfe"]) == (change, 3, 5)
+    page = (folder / "report.html").read_text()
+    parts = page[page.index("Parts and versions") : page.index("Make it again")]
+    for word in ("heun", "frechet-distance", "denoising", "digits"):
+        assert word in parts, word
+    for word in ("dpmpp-2m", "two-sample"):
+        assert word not in parts, word
+    assert "Evaluated with sampler.use=heun, sampling.nfe=5" in page
+    assert set(json.loads((folder / "timings.json").read_text())) == {"sampling", "evaluation"}
+    assert "3 steps, 5 NFE" in json.loads((folder / "active.json").read_text())["sampling"]["active"]
+    before = page
+    assert cli("report", folder)[0] == 0
+    assert (folder / "report.html").read_text() == before
+
+
+def test_an_evaluation_without_overrides_writes_the_runs_own_files(copy: Path, cli) -> None:
+    (copy / "evaluation.json").unlink()
+    code, _, err = cli("evaluate", copy, "-q")
+    assert code == 0, err
+    assert not (copy / "evaluations").exists()
+    table = json.loads((copy / "evaluation.json").read_text())
+    assert table["columns"][0]["component"].startswith("atlas-metrics-builtin:conditional-accuracy 2")
+    assert [part["kind"] for part in table["parts"]] == ["dataset", "metric", "metric", "baseline"]
+
+
+def test_a_metric_that_crashes_is_named_and_the_report_is_written(copy: Path, cli, monkeypatch) -> None:
+    from atlas_metrics_builtin.two_sample import TwoSample
+
+    def crash(self: object) -> None:
+        raise RuntimeError("singular matrix")
+
+    monkeypatch.setattr(TwoSample, "compute", crash)
+    (copy / "report.html").unlink()
+    code, out, err = cli("evaluate", copy, "-q")
+    assert code == 0, err
+    said = r"metric atlas-metrics-builtin:two-sample 2\S+ failed: RuntimeError: singular matrix"
+    assert re.search(said, out)
+    problems = json.loads((copy / "problems.json").read_text())
+    assert re.search(said, problems[-1]["message"])
+    assert problems[-1]["hint"] == "atlas-core check atlas-metrics-builtin"
+    assert re.search(said, (copy / "report.html").read_text())
+    ours = json.loads((copy / "evaluation.json").read_text())["rows"][0]["cells"]
+    assert (ours["conditional-accuracy"]["error"], ours["two-sample"]["value"]) == ("", None)
+
+
+def test_an_evaluation_that_fails_as_a_whole_loses_no_report(copy: Path, cli, monkeypatch) -> None:
+    def crash(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("atlas_core.engine.evaluation.whole", crash)
+    (copy / "report.html").unlink()
+    assert cli("evaluate", copy, "-q")[0] == 1
+    assert "the evaluation failed: OSError: the disk is gone" in (copy / "report.html").read_text()
+
+
+def test_a_model_without_conditioner_is_not_judged_by_labels(cli, tmp_path: Path) -> None:
+    config = tmp_path / "blind.toml"
+    config.write_text(
+        """
+        [data]
+        use = "digits"
+        [model]
+        use = "unet"
+        channels = 8
+        [train]
+        steps = 2
+        batch = 8
+        [sampling]
+        nfe = 2
+        [evaluate]
+        count = 20
+        metrics = [{ use = "conditional-accuracy" }, { use = "frechet-distance" }]
+        """
+    )
+    code, out, err = cli("run", config, "--runs", tmp_path / "runs", "-q")
+    assert code == 0, err
+    cells = json.loads((tmp_path / "runs" / "blind" / "evaluation.json").read_text())["rows"][0]["cells"]
+    assert "needs the class of each generated sample" in cells["conditional-accuracy"]["error"]
+    assert cells["frechet-distance"]["value"] is not None
+    assert "The model takes no labels" in out
+
+
+def test_data_of_another_shape_are_refused_before_anything_is_drawn(copy: Path, cli) -> None:
+    code, _, err = cli("evaluate", copy, "data={use='gaussian-mixture'}", "-q")
+    assert code == 2, err
+    assert "(1, 8, 8)" in err
+    assert "atlas-datasets-builtin:gaussian-mixture holds data of shape (2,)" in err
+    assert not (copy / "evaluations").exists()
 
 
 def test_the_config_of_a_run_runs_again(digits_run: Path, cli) -> None:

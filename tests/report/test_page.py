@@ -170,6 +170,67 @@ def test_points_are_shown_as_a_scatter_and_a_first_grid_before_the_last(run):
     assert "Samples after 500 steps; the run has not drawn its final ones yet." in page_of(run).text
 
 
+def drawn_with(sampler, nfe, overrides=()):
+    part = {"where": "$.sampler", "kind": "sampler", "id": f"p:{sampler}", "version": "3.1", "config": {}}
+    return {
+        "schema": 1,
+        "overrides": list(overrides),
+        "sampler": {"use": f"p:{sampler}"},
+        "grid": {"use": "p:rho"},
+        "guidance": {"use": "p:cfg"},
+        "requested": {"steps": None, "nfe": nfe},
+        "steps": 3,
+        "nfe": nfe,
+        "versions": {"torch": "2.14", "atlas-core": "2.0.1"},
+        "parts": [part],
+        "images": [],
+    }
+
+
+def test_what_drew_is_read_from_the_manifest_and_a_difference_is_said(run):
+    fill(run)
+    (run.path / "manifest.json").write_text(json.dumps(drawn_with("heun", 20)))
+    assert "config.toml says" not in page_of(run).text
+    (run.path / "manifest.json").write_text(json.dumps(drawn_with("euler", 5)))
+    text = page_of(run).text
+    for word in (
+        "sampler euler, 5 NFE",
+        "Drawn from noise with euler (3 steps, 5 NFE; grid rho; guidance cfg)",
+        "Not drawn as config.toml says: sampler, steps or NFE differ; its own sampler is heun, 20 NFE.",
+        "sampler euler p 3.1",
+        "torch 2.14",
+        "p==3.1",
+    ):
+        assert word in text, word
+
+
+def test_an_evaluation_with_overrides_has_its_own_page_and_says_so(run):
+    fill(run)
+    other = RunFolder(run.path / "evaluations" / "sampler.use=euler")
+    other.path.mkdir(parents=True)
+    overrides = ["sampler.use=euler", "sampling.nfe=5"]
+    (other.path / "manifest.json").write_text(json.dumps(drawn_with("euler", 5, overrides)))
+    (other.path / "timings.json").write_text('{"sampling": 3.0}')
+    scored = {"where": "$.evaluate.metrics[0]", "kind": "metric", "id": "acme:mine", "version": "9.8.7"}
+    cell = Cell(None, 1000, error="RuntimeError: singular matrix", failed=True)
+    table = attrs.evolve(scores(), parts=(scored,)).named(["acme:mine 9.8.7"], ["acme:base 1.0"])
+    row = attrs.evolve(table.rows[0], cells={"frechet-distance": cell})
+    table = attrs.evolve(table, rows=(row, *table.rows[1:]))
+    (other.path / "evaluation.json").write_text(json.dumps(table.to_json()))
+    text = page_of(other).text
+    for word in (
+        "Evaluated with sampler.use=euler, sampling.nfe=5 instead of the run's own settings; "
+        "its own sampler is heun, 20 NFE.",
+        *("900 steps", "sampler euler, 5 NFE", "metric mine acme 9.8.7", "sampling 3 s"),
+        "metric acme:mine 9.8.7 failed: RuntimeError: singular matrix",
+        f"atlas-core evaluate '{run.path}' sampler.use=euler sampling.nfe=5",
+        f"atlas-core report '{other.path}'",
+    ):
+        assert word in text, word
+    assert "2 min 1 s" not in text  # the run's own training time
+    assert "Evaluated with" not in page_of(run).text
+
+
 def test_the_page_is_made_again_to_the_same_bytes(run):
     fill(run)
     page_of(run)
