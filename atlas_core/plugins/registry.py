@@ -170,13 +170,16 @@ class Registry:
         return did_you_mean(name, {*installed, *names(kind)})
 
     def _remedy(self, kind: str, name: str) -> str:
-        from atlas_core.plugins.known import names
+        from atlas_core.plugins.known import PROVIDERS, names
         from atlas_core.plugins.suggest import nearest
 
         provider, _, short = name.rpartition(":")
         installed = {one.provider for one in self.installed}
-        if provider and normalised(provider) not in installed:
-            return f"Install its provider: pip install {normalised(provider)}"
+        if provider and provider not in installed:
+            if provider in PROVIDERS:
+                return f"Install its provider: pip install {provider}"
+            # Never a pip line for a name out of a config that somebody sent: it could be anybody's package.
+            return f"No distribution called {provider} is installed; `atlas-core list-plugins` shows those that are."
         known = names(kind)
         for candidate in (short, *nearest(short, known, 1)):
             if candidate in known and known[candidate] not in installed:

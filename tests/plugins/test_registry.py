@@ -129,8 +129,16 @@ def test_a_name_that_is_not_installed_gets_the_pip_line_of_its_provider(sampler,
         registry.resolve("sampler", "heun")
     with pytest.raises(ComponentError, match=r"(?s)did you mean 'heun'\?.*pip install atlas-solvers-builtin"):
         registry.resolve("sampler", "huen")
-    with pytest.raises(ComponentError, match="pip install acme-kernels"):
-        registry.resolve("kernel", "acme-kernels:cauchy")
+    with pytest.raises(ComponentError, match="pip install atlas-example-kernel"):
+        registry.resolve("kernel", "atlas_example_kernel:cauchy")
+
+
+@pytest.mark.parametrize("name", ["os.path:join", "evil-pkg:thing", "acme-kernels:gaussian"])
+def test_no_pip_line_recommends_a_package_that_only_the_config_names(sampler, registry_of, name):
+    sampler("acme-samplers", "nothing")
+    with pytest.raises(ComponentError, match=r"No distribution called .* is installed") as caught:
+        registry_of().resolve("kernel", name)
+    assert "pip" not in str(caught.value)
 
 
 def test_an_unknown_kind_gets_the_nearest_one(registry_of):
