@@ -54,7 +54,7 @@ def _show(description: Description) -> None:
             "setting", "type", "default", "range", "meaning", box=None, padding=(0, 2, 0, 0), header_style="bold"
         )
         for field in description.fields:
-            cells = (field.name, field.type, field.default or f"from {field.fact}", field.range, _meaning(field))
+            cells = (field.name, field.type, _default(field), field.range, field.help)
             table.add_row(*map(escape, cells))
         console.print(Padding(table, (1, 0, 0, 2)))
     facts = {name: _spelled(value) for name, value in description.capabilities.items()}
@@ -65,13 +65,16 @@ def _show(description: Description) -> None:
             console.print(f"  [bold]{name}[/bold]  {escape(value)}", soft_wrap=True)
 
 
-def _meaning(field: Field) -> str:
-    parts = [
-        field.help,
-        f"Filled in from {field.fact}." if field.fact else "",
-        f"A {field.kind}." if field.kind else "",
-    ]
-    return " ".join(filter(None, parts))
+def _default(field: Field) -> str:
+    from atlas_core.config.ranges import shown
+
+    if field.fact:
+        return f"from {field.fact}"
+    if field.required:
+        return "required"
+    if field.kind and isinstance(field.default, str):
+        return shown(field.default.rpartition(":")[2])
+    return shown(field.default)
 
 
 def _spelled(value: object) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import operator
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from atlas_core.config.ranges import describe_range, describe_type, may_be_null, type_of
 from atlas_core.plugins.loading import contract_members
 from atlas_core.plugins.scan import Entry
-
-_COMPARISONS: dict[Callable[..., Any], str] = {operator.ge: "≥", operator.gt: ">", operator.le: "≤", operator.lt: "<"}
 
 
 @attrs.frozen
@@ -21,8 +20,10 @@ class Field:
 
     name: str
     type: str
-    default: str
-    """As a user would write it; `required`, or empty where the pipeline fills it in."""
+    """In words, as in error messages."""
+    default: Any
+    """In the types of JSON; None, too, where there is none: for one that is required, or has a `fact`."""
+    required: bool
     range: str
     help: str
     fact: str = ""
@@ -54,10 +55,10 @@ def describe(entry: Entry, loaded: Any) -> Description:
     summary, _, text = (inspect.getdoc(loaded) or "").partition("\n")
     config = getattr(loaded, "Config", loaded)
     return Description(
-        entry=entry,
+        entry=entry._replace(status="ok", reason=""),  # it is loaded, so it is
         summary=summary,
         text=text.strip(),
-        fields=tuple(_field(attribute) for attribute in attrs.fields(config) if attribute.init),
+        fields=tuple(_field(config, attribute) for attribute in attrs.fields(config) if attribute.init),
         capabilities=_capabilities(entry.kind, loaded),
         paper=str(getattr(loaded, "paper", "")),
     )
@@ -75,54 +76,37 @@ def _capabilities(kind: str, loaded: Any) -> dict[str, Any]:
     return result
 
 
-def _field(attribute: attrs.Attribute[Any]) -> Field:
+def _field(owner: type, attribute: attrs.Attribute[Any]) -> Field:
     metadata = attribute.metadata
-    annotation = attribute.type
+    default: Any = metadata.get("default_use", attribute.default)
+    given = default is attrs.NOTHING
+    if hasattr(default, "takes_self"):  # attrs.Factory, which is no class to type checkers
+        default = "computed" if default.takes_self else default.factory()
     return Field(
         name=attribute.alias or attribute.name,
-        type=annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation)),
-        default=_default(attribute),
-        range=_range(attribute.validator),
+        type=_type(owner, attribute),
+        default=None if given else _plain(default),
+        required=given and "fact" not in metadata,
+        range=describe_range(attribute.validator),
         help=metadata.get("help", ""),
         fact=metadata.get("fact", ""),
         kind=metadata.get("kind", ""),
     )
 
 
-def _default(attribute: attrs.Attribute[Any]) -> str:
-    default: Any = attribute.metadata.get("default_use", attribute.default)
-    if default is attrs.NOTHING:
-        return "" if "fact" in attribute.metadata else "required"
-    if hasattr(default, "takes_self"):  # attrs.Factory, which is no class to type checkers
-        default = "computed" if default.takes_self else default.factory()
-    return _written(default)
+def _type(owner: type, attribute: attrs.Attribute[Any]) -> str:
+    metadata, annotation = attribute.metadata, type_of(owner, attribute)
+    if "kind" not in metadata:
+        return describe_type(annotation)
+    held = f"a list, each a {metadata['kind']}" if metadata["many"] else f"a {metadata['kind']}"
+    return f"{held} or null" if metadata["default_use"] is None or may_be_null(annotation) else held
 
 
-def _written(value: Any) -> str:
-    """Return a value as TOML would have it, near enough to be copied."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_written, value))}]"
-    return "none" if value is None else str(value)
-
-
-def _range(validator: Any) -> str:
-    """Return what attrs' own validators allow, in mathematical notation; empty for any other validator."""
-    if validator is None:
-        return ""
-    if hasattr(validator, "_validators"):
-        return " and ".join(filter(None, map(_range, validator._validators)))
-    if hasattr(validator, "compare_func"):
-        return f"{_COMPARISONS.get(validator.compare_func, validator.compare_op)} {validator.bound}"
-    if hasattr(validator, "options"):
-        return f"one of {', '.join(map(_written, sorted(validator.options, key=str)))}"
-    if hasattr(validator, "member_validator"):
-        inner = _range(validator.member_validator)
-        return f"each {inner}" if inner else ""
-    if hasattr(validator, "validator"):
-        inner = _range(validator.validator)
-        return f"{inner} or none" if inner else ""
-    return ""
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it, which knows neither tuples nor infinities."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if value is None or (isinstance(value, (bool, int, float, str)) and finite) else str(value)

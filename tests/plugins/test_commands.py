@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from types import SimpleNamespace
 
 import attrs
@@ -38,7 +40,9 @@ class Thing:
     sizes: tuple[int, ...] = attrs.field(factory=lambda: (1, 2))
     needed: bool = attrs.field(kw_only=True)
     shape: tuple[int, ...] = derived("data.shape", help="Of one item.")
-    kernel: object = component("kernel", default="gaussian", help="Similarity.")
+    kernel: object = component("kernel", default="acme:gaussian", help="Similarity.")
+    solver: object = component("solver", default=None, help="A solver.")
+    endless: float = math.inf
     _private: int = 3
 
 
@@ -51,13 +55,17 @@ def test_a_description_is_read_from_the_class():
     assert description.capabilities == {"accepts": ["denoiser", "dynamics"], "stochastic": True}
     assert description.paper == "Author 2020, eq. 1"
     fields = {field.name: field for field in description.fields}
-    assert (fields["scale"].type, fields["scale"].default, fields["scale"].range) == ("float", "1.0", "> 0")
+    assert (fields["scale"].type, fields["scale"].default, fields["scale"].range) == ("a number", 1.0, "> 0")
     assert fields["scale"].help == "How much."
-    assert (fields["share"].default, fields["share"].range) == ("none", "≥ 0 and < 1 or none")
-    assert (fields["mode"].default, fields["mode"].range) == ('"a"', 'one of "a", "b"')
-    assert (fields["sizes"].default, fields["needed"].default) == ("[1, 2]", "required")
-    assert (fields["shape"].default, fields["shape"].fact) == ("", "data.shape")
-    assert (fields["kernel"].default, fields["kernel"].kind) == ('"gaussian"', "kernel")
+    assert (fields["share"].type, fields["share"].default) == ("a number or null", None)
+    assert fields["share"].range == "≥ 0 and < 1"
+    assert (fields["mode"].default, fields["mode"].range) == ("a", 'one of "b", "a"')
+    assert (fields["sizes"].default, fields["endless"].default) == ([1, 2], "inf")
+    assert [name for name, field in fields.items() if field.required] == ["needed"]
+    assert (fields["shape"].default, fields["shape"].fact) == (None, "data.shape")
+    assert (fields["kernel"].default, fields["kernel"].kind) == ("acme:gaussian", "kernel")
+    assert (fields["kernel"].type, fields["solver"].type) == ("a kernel", "a solver or null")
+    assert description.entry.status == "ok"
     assert "private" in fields
 
 
@@ -85,16 +93,20 @@ def test_describe_prints_a_page_and_an_object(installed, monkeypatch):
         "How much.",
         "> 0",
         "from data.shape",
+        '"gaussian"',
+        "required",
         "denoiser, dynamics",
         "acme-samplers 1.0",
     ):
         assert expected in text
+    assert re.search(r"share +a number or null +null ", text)
     content = json.loads(
         CliRunner().invoke(describe_module.describe, ["sampler/acme-samplers:nothing", "--json"]).output
     )
-    assert content["schema"] == 1
+    assert (content["schema"], content["status"]) == (1, "ok")
     assert content["fields"][0] == {
-        "name": "scale", "type": "float", "default": "1.0", "range": "> 0", "help": "How much.", "fact": "", "kind": ""
+        "name": "scale", "type": "a number", "default": 1.0, "required": False, "range": "> 0", "help": "How much.",
+        "fact": "", "kind": "",
     }  # fmt: skip
 
 
