@@ -82,6 +82,10 @@ class Pipeline:
         pipeline._network = pipeline._load(checkpoint, average)
         return pipeline
 
+    def __repr__(self) -> str:
+        state = "trained" if self.is_trained else "not trained yet"
+        return f"<Pipeline {self.plan.name!r}, {state}>"
+
     # ---- what it holds ---------------------------------------------------------------------------------------------
 
     @property
@@ -272,8 +276,18 @@ class Pipeline:
         inputs = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * n
         if len(inputs) != n:
             raise UsageError(f"{len(inputs)} conditions for {n} samples", hint="Give one, or one for each sample.")
+        return [self._class(each) if isinstance(each, str) else each for each in inputs]
+
+    def _class(self, name: str) -> Any:
+        """Return the index of a class that is given by its name; where there are no classes, `name` is a prompt."""
+        from atlas_core.plugins.suggest import did_you_mean
+
         classes = self.spec.classes
-        return [classes.index(each) if isinstance(each, str) and each in classes else each for each in inputs]
+        if classes and name not in classes:
+            raise UsageError(
+                f"there is no class {name!r}{did_you_mean(name, classes)}", hint=f"Classes: {', '.join(classes)}."
+            )
+        return classes.index(name) if classes else name
 
     # ---- scores ----------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,10 @@ class Summary:
 
 def train(pipeline: Pipeline, *, resume: bool = False) -> TrainResult:
     """Train, and keep beside the checkpoints what was asked for, what was active and what went wrong."""
+    if resume and pipeline.run is not None:
+        # A run takes as long as all of its sessions together.
+        before = _read(pipeline.run.path / TIMINGS).get("training", 0.0)
+        pipeline.timings["training"] = float(before)
     try:
         return pipeline.train(resume=resume)
     finally:
@@ -149,7 +153,7 @@ def _write_state(pipeline: Pipeline, run: RunFolder, failures: Sequence[str] = (
 def _check(failure: str) -> str:
     """The command that looks at the provider which a line `metric provider:name 1.0 failed: …` names."""
     named = re.match(r"(?:metric|baseline) (\S+?):\S+ \S+ failed: ", failure)
-    return f"atlas-core check {named.group(1)}" if named else ""
+    return "atlas-core list-plugins --check" if named else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

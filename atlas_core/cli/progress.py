@@ -45,6 +45,8 @@ class Bars:
     @hookimpl
     def atlas_train_start(self, step: int, steps: int) -> None:
         self._began = (time.monotonic(), step)
+        if step:
+            self.say(f"resumed at step {step} of {steps}" if step < steps else f"all {steps} steps are done already")
         if self._live:
             self._training = self._progress.add_task("training", total=steps, completed=step, note="")
 

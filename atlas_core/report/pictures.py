@@ -27,7 +27,7 @@ def preview(pipeline: Pipeline, step: int) -> None:
     labels = _labels(pipeline, count)
     x = pipeline.draw(range(pipeline.plan.sampling.seed, pipeline.plan.sampling.seed + count), labels)
     assert pipeline.run is not None
-    _picture(pipeline, x, pipeline.run.samples / f"step-{step:08d}.png", columns)
+    _picture(pipeline, x, pipeline.run.samples / f"step-{step:08d}.png", columns, labels)
 
 
 def final_pictures(pipeline: Pipeline, folder: Path | None = None, overrides: Sequence[str] = ()) -> Tensor:
@@ -43,7 +43,7 @@ def final_pictures(pipeline: Pipeline, folder: Path | None = None, overrides: Se
     labels = _labels(pipeline, count)
     seeds = range(pipeline.plan.sampling.seed, pipeline.plan.sampling.seed + count)
     x = pipeline.draw(seeds, labels)
-    _picture(pipeline, x, folder / "samples.png", columns)
+    _picture(pipeline, x, folder / "samples.png", columns, labels)
     entries = [
         {
             "file": "samples.png",
@@ -70,7 +70,7 @@ def write_samples(
     files = [folder / "samples.png"] if x.ndim in (2, 4) else []
     columns = min(len(x), 10)
     if files:
-        _picture(pipeline, x, files[0], columns)
+        _picture(pipeline, x, files[0], columns, inputs)
     for i, item in enumerate(x):
         name = f"{seed + i:06d}.png" if _is_image(pipeline) else "samples.npy"
         if _is_image(pipeline):
@@ -143,9 +143,12 @@ def _strip(pipeline: Pipeline, path: Path) -> None:
     )
 
 
-def _picture(pipeline: Pipeline, x: Tensor, path: Path, columns: int) -> None:
+def _picture(pipeline: Pipeline, x: Tensor, path: Path, columns: int, labels: Sequence[Any] | None) -> None:
     if _is_image(pipeline):
-        titles = pipeline.spec.classes if columns == len(pipeline.spec.classes) else ()
+        classes = pipeline.spec.classes
+        # A title stands over a column only if all of the column is of that class.
+        in_turn = bool(classes) and labels is not None and list(labels) == [i % len(classes) for i in range(len(x))]
+        titles = classes if in_turn and columns == len(classes) else ()
         grid_png(x, path, columns, pipeline.spec.value_range, titles)
     elif x.ndim == 2:
         scatter_png(x, path, real=_real(pipeline, len(x)))

@@ -104,7 +104,7 @@ def test_a_metric_that_crashes_is_named_and_the_report_is_written(copy: Path, cl
     assert re.search(said, out)
     problems = json.loads((copy / "problems.json").read_text())
     assert re.search(said, problems[-1]["message"])
-    assert problems[-1]["hint"] == "atlas-core check atlas-metrics-builtin"
+    assert problems[-1]["hint"] == "atlas-core list-plugins --check"
     assert re.search(said, (copy / "report.html").read_text())
     ours = json.loads((copy / "evaluation.json").read_text())["rows"][0]["cells"]
     assert (ours["conditional-accuracy"]["error"], ours["two-sample"]["value"]) == ("", None)
@@ -263,6 +263,31 @@ def test_sample_writes_images_and_their_seeds(digits_run: Path, cli, tmp_path: P
     again = atlas_core.load(digits_run).sample(1, seed=12, condition=0, nfe=4)
     pixels = np.asarray(Image.open(out / "000012.png"), dtype=float)
     np.testing.assert_allclose(pixels, ((again[0, 0] + 1) / 2 * 255).numpy(), atol=1.01)
+
+
+def test_titles_stand_over_columns_of_one_class_alone(digits_run: Path, cli, tmp_path: Path) -> None:
+    heights = {}
+    for name, options in {
+        "default": [],
+        "sevens": ["--condition", "7"],
+        "unconditional": ["--condition", "none"],
+    }.items():
+        out = tmp_path / name
+        code, _, err = cli("sample", digits_run, "-n", "20", "--nfe", "2", "--out", out, "-q", *options)
+        assert code == 0, err
+        heights[name] = Image.open(out / "samples.png").height
+    assert heights["default"] > heights["sevens"] == heights["unconditional"]
+    conditions = [
+        image["condition"] for image in json.loads((tmp_path / "default" / "manifest.json").read_text())["images"]
+    ]
+    assert conditions == [*range(10), *range(10)]
+
+
+def test_a_class_is_known_by_its_name(digits_run: Path) -> None:
+    model = atlas_core.load(digits_run)
+    assert torch.equal(model.sample(2, condition="7", nfe=2), model.sample(2, condition=7, nfe=2))
+    with pytest.raises(UsageError, match=r"there is no class '77'"):
+        model.sample(2, condition="77", nfe=2)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(cli, tmp_path: Path) -> None:
