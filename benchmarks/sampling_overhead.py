@@ -2,7 +2,8 @@
 
 1. With a U-Net of a million parameters (28 × 28, float32, batch 16, no guidance): the time of a whole sampling over
    that of as many bare forward passes, median of interleaved pairs. Target: 1.02.
-2. With a network that returns its input: microseconds a step, for every sampler. Target: 200.
+2. With a network that returns its input: microseconds a step, for every sampler. Target: 200. For a stochastic sampler
+   once more with its noise drawn beforehand: the loop alone, without the random numbers.
 """
 
 from __future__ import annotations
@@ -36,15 +37,27 @@ class Identity(nn.Module):
         return x
 
 
+class Drawn:
+    """A noise source that draws once: what is left is the loop."""
+
+    rows = BATCH
+
+    def __init__(self) -> None:
+        self.noise = torch.randn(BATCH, *SHAPE)
+
+    def normal(self, purpose: str, step: int, like: Tensor) -> Tensor:
+        return self.noise
+
+
 class Sampling:
     """One sampler on one network, set up once: what runs is the loop alone."""
 
-    def __init__(self, sampler: str, model: nn.Module, steps: int) -> None:
+    def __init__(self, sampler: str, model: nn.Module, steps: int, noise: Any = None) -> None:
         self.sampler, self.steps = build("sampler", sampler), steps
         process, parametrization = build("process", "edm"), build("parametrization", "edm", sigma_data=0.5)
         self.denoiser = NetworkDenoiser(Network(process, parametrization, model.eval()))
         self.times = sampling_times(build("grid", GRID), process, parametrization, steps)
-        self.noise = CounterNoise.from_seeds(range(BATCH))
+        self.noise = noise or CounterNoise.from_seeds(range(BATCH))
 
     def __call__(self) -> Tensor:
         return drain(sample_steps(self.sampler, self.denoiser, self.times, self.noise, SHAPE))
@@ -85,14 +98,14 @@ def against_forward_passes(sampler: str, pairs: int, steps: int) -> dict[str, An
     }
 
 
-def with_an_identity(sampler: str, repeats: int, steps: int) -> dict[str, Any]:
+def with_an_identity(sampler: str, repeats: int, steps: int, noise: Any = None) -> dict[str, Any]:
     """Return the microseconds that a step takes with a network that costs nothing, prior noise included."""
-    sampling = Sampling(sampler, Identity(), steps)
+    sampling = Sampling(sampler, Identity(), steps, noise)
     seconds(sampling)
     each = sorted(1e6 * seconds(sampling) / steps for _ in range(repeats))
     return {
         "measure": "µs a step, identity",
-        "sampler": sampler,
+        "sampler": f"{sampler}, noise drawn before" if noise else sampler,
         "value": statistics.median(each),
         "low": each[len(each) // 4],
         "high": each[-1 - len(each) // 4],
@@ -108,6 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [with_an_identity(sampler, options.pairs, 100) for sampler in SAMPLERS]
+    rows.append(with_an_identity("ddpm-ancestral", options.pairs, 100, Drawn()))
     rows += [against_forward_passes(sampler, options.pairs, options.steps) for sampler in ("euler", "dpmpp-2m")]
     report("sampling_overhead", rows, threads=options.threads, as_json=options.json)
 
