@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +41,14 @@ class Network(nn.Module):
         self.model = model
         self.conditioner = conditioner
         self._table: dict[float, Coefficients] = {}
+        # Where the model lives and what it computes in. To look for it anew would cost more than the rest of a call.
+        self._first = tuple(islice(model.parameters(), 1))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Network:
+        # `to` and its kin may put new parameters in place of the old ones.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._first = tuple(islice(self.model.parameters(), 1))
+        return self
 
     def tabulate(self, times: Tensor) -> None:
         """Compute the coefficients of times (n,) float64 at once, so that calls with one of them need not."""
@@ -47,8 +57,9 @@ class Network(nn.Module):
 
     def settle(self, condition: Condition) -> Condition:
         """Return the condition on the device and in the dtype of the model."""
-        place = next(self.model.parameters(), None)
-        return condition if place is None else condition.to(device=place.device, dtype=place.dtype)
+        if not self._first:
+            return condition
+        return condition.to(device=self._first[0].device, dtype=self._first[0].dtype)
 
     def forward(
         self, x: Tensor, t: Tensor, condition: Condition | None = None, *, t_end: Tensor | None = None
@@ -80,7 +91,7 @@ class Network(nn.Module):
         condition: Condition | None,
         t_end: Tensor | None,
     ) -> Tensor:
-        place = next(self.model.parameters(), x)
+        place = self._first[0] if self._first else x
         options: dict[str, Any] = {}
         if t_end is not None:  # only then: a model that cannot jump need not know the word
             c_noise_end = self._coefficients(t_end)[3]

@@ -192,3 +192,16 @@ def test_guidance_that_wants_a_weak_model_or_keeps_a_state_is_refused_where_it_c
 def test_conditions_for_other_rows_are_refused():
     with pytest.raises(ValueError, match="4 rows for 1 conditions"):
         NetworkDenoiser(network(), Label().encode([1]))(rows(), torch.tensor(0.5, dtype=F64))
+
+
+def test_it_follows_its_model_when_that_changes_its_kind_or_is_copied():
+    import copy
+
+    network = Network(RectifiedFlow(), V(), Recorder())
+    x, t = torch.randn(2, 3), torch.tensor(0.5, dtype=F64)
+    for other in (network.double(), copy.deepcopy(network).half().double().float()):
+        kind = other.model.weight.dtype
+        other.x0(x, t)
+        assert other.model.seen[-1][0].dtype == kind
+        assert other.settle(Condition(vector=torch.ones(2, 2))).vector.dtype == kind
+    assert list(network.state_dict()) == ["model.weight"]
