@@ -199,7 +199,8 @@ def test_a_row_with_nowhere_to_go_is_non_finite():
 def test_nothing_is_said_of_a_solution_that_converged():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SOLVER.solve(normal(9, 2), normal(7, 2, seed=1))
+        solution = SOLVER.solve(normal(9, 2), normal(7, 2, seed=1))
+    assert bool(solution.converged)
 
 
 @attrs.frozen
