@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -10,6 +12,9 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 M = TypeVar("M", bound=nn.Module)
+
+_WORTH_A_THREAD = 2**20
+"""Numbers in a tensor from which several threads average it faster than one."""
 
 
 class MovingAverage(Generic[M]):
@@ -40,10 +45,25 @@ class MovingAverage(Generic[M]):
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         if self._average:
             update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            update(self._average, self._source, None)
+            with self._threads():
+                update(self._average, self._source, None)
         with torch.no_grad():
             for sources, averages, name in self._buffers:
                 source, average = sources[name], averages[name]
                 if source is not None and average is not None:
                     average.copy_(source)
         self.updates += 1
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """On a CPU, work on small tensors in one thread: to wake the others for each costs more than it saves."""
+        before = torch.get_num_threads()
+        mean_size = sum(parameter.numel() for parameter in self._average) / len(self._average)
+        if before == 1 or self._average[0].device.type != "cpu" or mean_size > _WORTH_A_THREAD:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -37,5 +37,5 @@ class DDPMAncestral:
             x0 = denoiser(x, s)
             x = keep[index] * x + pull[index] * x0
             if std[index]:
-                x = x + std[index] * noise.normal("ancestral", index, x)
+                x = x.add(noise.normal("ancestral", index, x), alpha=std[index])
             yield Step(index, t, x, x0)
