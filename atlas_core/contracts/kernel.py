@@ -24,9 +24,13 @@ class Estimate:
 class Kernel(Protocol):
     """A similarity of points; −log k is a transport cost.
 
-    A plugin writes `log_kernel`, or `block` if the kernel is signed. `block(x, y) -> (n, m)`, by default
-    exp(log_kernel), and `operator(x, y, *, epsilon=1.0) -> KernelOperator` are optional: without them the engine
-    streams blocks.
+    A plugin writes `log_kernel`, or `block` if the kernel is signed. Optional, each used where it is there:
+
+    - `block(x, y) -> (n, m)`, by default exp(log_kernel);
+    - `operator(x, y, *, epsilon=1.0) -> KernelOperator`: without it the engine stores or streams exact blocks;
+    - `fitted(x, y, a=None, b=None) -> Kernel`: the kernel with every setting that depends on the points (a scale that
+      is their mean cost) replaced by its number; called once, before an operator is made;
+    - `log_radial` of `RadialKernel`, which makes blocks and features much faster.
     """
 
     has_log: bool
@@ -36,6 +40,18 @@ class Kernel(Protocol):
 
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log k of every pair: (n, *item), (m, *item) -> (n, m); one problem at a time, nothing in place."""
+        ...
+
+
+@runtime_checkable
+class RadialKernel(Kernel, Protocol):
+    """A positive kernel of the Euclidean distance alone: its blocks come from one matrix product.
+
+    One that is Gaussian, log k = −c |x − y|², says c in `quadratic: float`: then not even the distances are formed.
+    """
+
+    def log_radial(self, squared: Tensor) -> Tensor:
+        """Return log k of squared distances |x − y|² ≥ 0, of any shape; may work in place on `squared`."""
         ...
 
 
@@ -86,8 +102,18 @@ class KernelOperator(Protocol):
         """log Σ_i K_ij exp(log_u_i): (*batch, n) -> (*batch, m)."""
         ...
 
-    def scaled(self, log_left: Tensor, log_right: Tensor) -> KernelOperator:
-        """diag(exp log_left) K diag(exp log_right), without overflow."""
+    def scaled(
+        self, log_left: Tensor, log_right: Tensor, *, storage: torch.dtype | None = None, drop: float = 0.0
+    ) -> KernelOperator:
+        """diag(exp log_left) K diag(exp log_right), without overflow: (*batch, n), (*batch, m).
+
+        An operator that stores its entries may store them in `storage` (its products are then rounded to that, its
+        `sums` are not), and may leave out entries below `drop`.
+        """
+        ...
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Row and column sums, (*batch, n) and (*batch, m), in the precision of `dtype`; free where entries are stored."""
         ...
 
     def log_rows(self, index: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ def operator_of(kernel: Kernel, x: Tensor, y: Tensor, *, epsilon: float | Tensor
     The kernel's own `operator` if it has one, else a `StreamingOperator`. `epsilon` is a number or one a problem,
     (*batch,). Raises ValueError for points that do not fit together, and for a signed kernel with ε ≠ 1.
     """
+    fitted = getattr(kernel, "fitted", None)
+    if fitted is not None:
+        kernel = fitted(x, y)
     own = getattr(kernel, "operator", None)
     if own is not None:
         made: KernelOperator = own(x, y, epsilon=epsilon)
@@ -159,15 +162,23 @@ class StreamingOperator:
         """log Σ_i K_ij exp(log_u_i): (*batch, n) -> (*batch, m)."""
         return self.T.log_matvec(log_u)
 
-    def scaled(self, log_left: Tensor, log_right: Tensor) -> StreamingOperator:
+    def scaled(
+        self, log_left: Tensor, log_right: Tensor, *, storage: torch.dtype | None = None, drop: float = 0.0
+    ) -> StreamingOperator:
         """diag(exp log_left) K diag(exp log_right): (*batch, n), (*batch, m); entries may be −inf. Nothing overflows
-        unless an entry of the product does: all exponents are added before the one exponential."""
+        unless an entry of the product does: all exponents are added before the one exponential. Nothing is stored, so
+        there is nothing for `storage` and `drop` to shrink."""
         left, right = self._flat(log_left, self.shape[0]), self._flat(log_right, self.shape[1])
         return attrs.evolve(
             self,
             log_left=left if self.log_left is None else self.log_left + left,
             log_right=right if self.log_right is None else self.log_right + right,
         )
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Row and column sums: (*batch, n), (*batch, m)."""
+        ones = [torch.ones(*self.batch_shape, size, dtype=self.dtype, device=self.device) for size in self.shape]
+        return self.matvec(ones[1]), self.rmatvec(ones[0])
 
     def log_rows(self, index: Tensor) -> Tensor:
         """log K of the rows `index`: (r,) -> (*batch, r, m). Raises ValueError for a signed kernel."""
