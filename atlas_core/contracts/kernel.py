@@ -113,7 +113,7 @@ class KernelOperator(Protocol):
         ...
 
     def sums(self) -> tuple[Tensor, Tensor]:
-        """Row and column sums, (*batch, n) and (*batch, m), in the precision of `dtype`; free where entries are stored."""
+        """Row and column sums, (*batch, n) and (*batch, m), in the precision of `dtype`; free once stored."""
         ...
 
     def log_rows(self, index: Tensor) -> Tensor:
