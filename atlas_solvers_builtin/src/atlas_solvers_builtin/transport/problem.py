@@ -65,21 +65,24 @@ class Problem:
         return -self.epsilon[..., None] * self.operator.log_rmatvec(self.left(f))
 
 
-def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None) -> Problem:
-    """Check everything that a solver relies on. Raises ValueError, with what is wrong and what to do."""
+def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, balanced: bool = True) -> Problem:
+    """Check everything that a solver relies on; the masses may differ unless `balanced`.
+
+    Raises ValueError, with what is wrong and what to do.
+    """
     if not operator.positive:
         raise ValueError(
-            "sinkhorn needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
+            "transport needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
             "kernel with has_log = True"
         )
     n, m = operator.shape
     a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
     masses = a.sum(-1), b.sum(-1)
     difference = (masses[0] - masses[1]).abs()
-    if (difference > 1e3 * torch.finfo(a.dtype).eps * masses[0]).any():
+    if balanced and (difference > 1e3 * torch.finfo(a.dtype).eps * masses[0]).any():
         raise ValueError(
             f"a has mass {_first(masses[0], difference)} and b {_first(masses[1], difference)}, and balanced transport "
-            "moves all of it: divide each by its sum"
+            "moves all of it: divide each by its sum, or use `sinkhorn-unbalanced`"
         )
     epsilon = torch.as_tensor(operator.epsilon, dtype=operator.dtype, device=operator.device)
     return Problem(operator, a, b, epsilon)
