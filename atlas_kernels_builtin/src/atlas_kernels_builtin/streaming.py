@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from atlas_core.contracts import Estimate, Kernel, KernelOperator
+from atlas_kernels_builtin.cache import active_cache
 
 Reduce = Callable[[Tensor, slice, slice], Tensor]
 """(kernel block (b, r, m), batch slice, row slice) -> (b, r, …)."""
@@ -20,9 +21,15 @@ Reduce = Callable[[Tensor, slice, slice], Tensor]
 def operator_of(kernel: Kernel, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> KernelOperator:
     """Return the linear operator K_ij = k(x_i, y_j)^(1/ε) of x (*batch, n, *item) and y (*batch, m, *item).
 
-    The kernel's own `operator` if it has one, else a `StreamingOperator`. `epsilon` is a number or one a problem,
-    (*batch,). Raises ValueError for points that do not fit together, and for a signed kernel with ε ≠ 1.
+    The kernel's own `operator` if it has one, else a `StreamingOperator`; inside an `operator_cache` block, one that is
+    kept. `epsilon` is a number or one a problem, (*batch,). Raises ValueError for points that do not fit together, and
+    for a signed kernel with ε ≠ 1.
     """
+    cache = active_cache()
+    return _make(kernel, x, y, epsilon) if cache is None else cache.operator(kernel, x, y, epsilon, _make)
+
+
+def _make(kernel: Kernel, x: Tensor, y: Tensor, epsilon: float | Tensor) -> KernelOperator:
     fitted = getattr(kernel, "fitted", None)
     if fitted is not None:
         kernel = fitted(x, y)
