@@ -9,7 +9,7 @@ from atlas_core.contracts.dataset import Batch, Dataset, DataSpec, Example, Spli
 from atlas_core.contracts.denoiser import Denoiser, Dynamics
 from atlas_core.contracts.grid import Grid
 from atlas_core.contracts.guidance import Guidance, GuidanceContext
-from atlas_core.contracts.kernel import Estimate, Kernel, KernelOperator, RadialKernel
+from atlas_core.contracts.kernel import Estimate, Kernel, KernelOperator, RadialKernel, SpectralKernel
 from atlas_core.contracts.metric import Baseline, Metric, MetricResult
 from atlas_core.contracts.model import Model
 from atlas_core.contracts.noise import NoiseSource
@@ -49,6 +49,7 @@ __all__ = [
     "RadialKernel",
     "Sampler",
     "Solver",
+    "SpectralKernel",
     "Split",
     "Step",
 ]

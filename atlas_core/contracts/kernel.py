@@ -30,7 +30,8 @@ class Kernel(Protocol):
     - `operator(x, y, *, epsilon=1.0) -> KernelOperator`: without it the engine stores or streams exact blocks;
     - `fitted(x, y, a=None, b=None) -> Kernel`: the kernel with every setting that depends on the points (a scale that
       is their mean cost) replaced by its number; called once, before an operator is made;
-    - `log_radial` of `RadialKernel`, which makes blocks and features much faster.
+    - `log_radial` of `RadialKernel`, which makes blocks and features much faster;
+    - `gaussian_rates` of `SpectralKernel`, without which there are no random features of it.
     """
 
     has_log: bool
@@ -52,6 +53,24 @@ class RadialKernel(Kernel, Protocol):
 
     def log_radial(self, squared: Tensor) -> Tensor:
         """Return log k of squared distances |x − y|² ≥ 0, of any shape; may work in place on `squared`."""
+        ...
+
+
+@runtime_checkable
+class SpectralKernel(Kernel, Protocol):
+    """A mixture of Gaussians: k(x, y)^(1/ε) = k(0, 0)^(1/ε) · E exp(−Σ_l τ_l (x_l − y_l)²) for random rates τ ≥ 0.
+
+    Such is every radial kernel that is positive definite in any dimension (Schoenberg 1938), and the law of τ is all
+    that random features, signed or positive, need: given τ, the frequency l is N(0, 2 τ_l). A kernel with `quadratic`
+    needs no method: its τ is constant.
+    """
+
+    def gaussian_rates(self, count: int, dim: int, *, epsilon: float, generator: torch.Generator) -> Tensor:
+        """Draw τ for points of `dim` coordinates from `generator`, in float64 on the CPU.
+
+        Returns (count,), or (count, dim) where each coordinate has a rate of its own. Raises ValueError, naming
+        `nystroem`, for an ε at which the law is not known.
+        """
         ...
 
 

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "atlas-kernels-builtin": {"kernel": ("gaussian",)},
+    "atlas-kernels-builtin": {
+        "kernel": (
+            "gaussian",
+            "squared-euclidean",
+            "laplacian",
+            "matern",
+            "cauchy",
+            "inverse-multiquadric",
+            "energy",
+            "sum",
+            "mixture",
+            "product",
+            "scaled",
+        )
+    },
     "atlas-solvers-builtin": {
         "solver": ("sinkhorn",),
         "process": ("vp-linear", "vp-cosine", "edm", "rectified-flow"),
@@ -14,7 +28,7 @@ PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
         "objective": ("denoising",),
     },
     "atlas-models-builtin": {"model": ("unet", "mlp")},
-    "atlas-datasets-builtin": {"dataset": ("digits", "mnist-5k", "image-folder", "gaussian-mixture")},
+    "atlas-datasets-builtin": {"dataset": ("digits", "mnist-5k", "image-folder", "points-file", "gaussian-mixture")},
     "atlas-conditioners-builtin": {"conditioner": ("class-label",)},
     "atlas-metrics-builtin": {
         "metric": (
@@ -27,7 +41,7 @@ PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "baseline": ("training-copies", "noisy-copies", "class-gaussian"),
     },
-    "atlas-example-kernel": {"kernel": ("cauchy",)},
+    "atlas-example-kernel": {"kernel": ("example-cauchy",)},
 }
 """Distribution -> kind -> names. A test holds it against the entry points that this repository declares."""
 

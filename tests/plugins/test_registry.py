@@ -130,7 +130,7 @@ def test_a_name_that_is_not_installed_gets_the_pip_line_of_its_provider(sampler,
     with pytest.raises(ComponentError, match=r"(?s)did you mean 'heun'\?.*pip install atlas-solvers-builtin"):
         registry.resolve("sampler", "huen")
     with pytest.raises(ComponentError, match="pip install atlas-example-kernel"):
-        registry.resolve("kernel", "atlas_example_kernel:cauchy")
+        registry.resolve("kernel", "atlas_example_kernel:example-cauchy")
 
 
 @pytest.mark.parametrize("name", ["os.path:join", "evil-pkg:thing", "acme-kernels:gaussian"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
-import torch
 from torch import Tensor
+
+from atlas_kernels_builtin.distances import squared_distances
 
 
 @attrs.frozen
@@ -26,8 +25,15 @@ class Gaussian:
         metadata={"help": "Standard deviation h of the bell, in the units of the data; the cost is |x − y|² / (2h²)."},
     )
 
+    @property
+    def quadratic(self) -> float:
+        """c of log k = −c |x − y|² (see `RadialKernel`)."""
+        return 0.5 / self.bandwidth**2
+
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log k of every pair: (n, d), (m, d) -> (n, m)."""
-        # Expanding |x|² − 2xy + |y|² would be faster, and would lose the diagonal in float32.
-        distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        return -(distance / (math.sqrt(2) * self.bandwidth)).square()
+        return self.log_radial(squared_distances(x, y))
+
+    def log_radial(self, squared: Tensor) -> Tensor:
+        """Return log k of squared distances, of any shape (see `RadialKernel`)."""
+        return squared * -self.quadratic
