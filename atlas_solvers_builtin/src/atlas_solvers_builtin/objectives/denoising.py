@@ -7,18 +7,15 @@ from typing import Literal, get_args
 
 import attrs
 import torch
-from attrs.validators import gt, in_, optional
+from attrs.validators import gt, in_
 from torch import Tensor
 
 from atlas_core import derived
 from atlas_core.contracts import Batch, LossOutput, Network, NoiseSource, Parametrization, Process
+from atlas_solvers_builtin.objectives.choices import chosen, only_for, refuse_without_effect
+from atlas_solvers_builtin.objectives.times import time_range
 
 Weighting = Literal["edm", "min-snr", "uniform"]
-
-
-def _only_for(weighting: Weighting, default: float, help: str, *validators: object) -> float | None:
-    text = f"{help} Only for weighting = {weighting!r}; default {default:g}."
-    return attrs.field(default=None, validator=optional(list(validators)), metadata={"help": text, "of": weighting})  # type: ignore[arg-type]
 
 
 @attrs.frozen
@@ -44,18 +41,15 @@ class Denoising:
         validator=in_(get_args(Weighting)),
         metadata={"help": "Which noise levels are drawn and how much each counts: edm, min-snr or uniform."},
     )
-    gamma: float | None = _only_for(
-        "min-snr", 5.0, "Signal-to-noise ratio beyond which the weight stops growing.", gt(0)
+    gamma: float | None = only_for(
+        "weighting", "min-snr", 5.0, "Signal-to-noise ratio beyond which the weight stops growing.", gt(0)
     )
-    p_mean: float | None = _only_for("edm", -1.2, "Mean of ln(σ/α) in training.")
-    p_std: float | None = _only_for("edm", 1.2, "Standard deviation of ln(σ/α) in training.", gt(0))
+    p_mean: float | None = only_for("weighting", "edm", -1.2, "Mean of ln(σ/α) in training.")
+    p_std: float | None = only_for("weighting", "edm", 1.2, "Standard deviation of ln(σ/α) in training.", gt(0))
     sigma_data: float = derived("data.std", help="Standard deviation of the data.", validator=gt(0))
 
     def __attrs_post_init__(self) -> None:
-        for field in attrs.fields(Denoising):
-            of = field.metadata.get("of")
-            if of and of != self.weighting and getattr(self, field.name) is not None:
-                raise ValueError(f"{field.name} has no effect with weighting = {self.weighting!r}; it is for {of!r}")
+        refuse_without_effect(self)
 
     def loss(self, networks: Mapping[str, Network], batch: Batch, noise: NoiseSource) -> LossOutput:
         """Return the loss of each row; `mse` in the logs is the unweighted error of x̂₀."""
@@ -70,11 +64,10 @@ class Denoising:
 
     def times(self, process: Process, parametrization: Parametrization, u: Tensor) -> Tensor:
         """Turn u (b,), uniform in [0, 1), into times within [t_min, t_max], by the inverse of their distribution."""
-        latest = getattr(parametrization, "t_max", None)
-        first, last = process.t_min, process.t_max if latest is None else min(process.t_max, latest(process))
+        first, last = time_range(process, parametrization)
         if self.weighting != "edm":
             return first + u * (last - first)
-        mean, std = _default(self.p_mean, -1.2), _default(self.p_std, 1.2)
+        mean, std = chosen(self, "p_mean"), chosen(self, "p_std")
         ends = -process.log_snr(torch.tensor([first, last], dtype=torch.float64)) / 2
         low, high = torch.special.ndtr((ends - mean) / std)
         level = mean + std * torch.special.ndtri(low + u * (high - low))
@@ -86,9 +79,5 @@ class Denoising:
             return parametrization.coefficients(process, t)[2].square().reciprocal()
         snr = process.log_snr(t).exp()
         if self.weighting == "min-snr":
-            return snr.clamp(max=_default(self.gamma, 5.0))
+            return snr.clamp(max=chosen(self, "gamma"))
         return snr + 1 / self.sigma_data**2  # (ς² + d²)/(ςd)² = 1/ς² + 1/d²
-
-
-def _default(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
