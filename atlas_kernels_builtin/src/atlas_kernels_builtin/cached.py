@@ -10,6 +10,7 @@ from torch import Tensor
 from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_kernels_builtin.cache import OperatorCache
+from atlas_kernels_builtin.parts import block_of, fit
 from atlas_kernels_builtin.streaming import operator_of
 
 
@@ -50,16 +51,12 @@ class Cached:
 
     def block(self, x: Tensor, y: Tensor) -> Tensor:
         """Return k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        block = getattr(self.kernel, "block", None)
-        return block(x, y) if block is not None else self.kernel.log_kernel(x, y).exp()
+        return block_of(self.kernel, x, y)
 
     def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Cached:
         """Return the kernel with the settings that depend on the points replaced by numbers; the cache is shared."""
-        fitted = getattr(self.kernel, "fitted", None)
-        if fitted is None:
-            return self
         new = copy.copy(self)
-        object.__setattr__(new, "kernel", fitted(x, y, a, b))  # evolve would give it a cache of its own
+        object.__setattr__(new, "kernel", fit(self.kernel, x, y, a, b))  # evolve would give it a cache of its own
         return new
 
     def operator(self, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> KernelOperator:
