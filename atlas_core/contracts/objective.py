@@ -50,8 +50,30 @@ class Objective(Protocol):
     networks: frozenset[str]
     """Names of the networks it trains: {"denoiser"}; a bridge: {"velocity", "score"}."""
     couples_batch: bool
-    """True with a coupling: solved over the global batch; else sample i of a batch never depends on sample j."""
+    """True with a coupling: solved over the global batch; else sample i of a batch never depends on sample j.
+
+    With the methods of `CoupledObjective` it trains on any number of ranks and micro-batches; without, on one batch."""
 
     def loss(self, networks: Mapping[str, Network], batch: Batch, noise: NoiseSource) -> LossOutput:
         """Return the loss of each row; every random draw comes from `noise`, at `batch.step`."""
+        ...
+
+
+@runtime_checkable
+class CoupledObjective(Objective, Protocol):
+    """One whose `couples_batch` may be True: before the loss the engine pairs both ends, over ranks and micro-batches.
+
+    Each rank calls `source` for its rows; one calls `pairs` for all of them, in float32 outside mixed precision, on
+    the training's device. `loss` then sees `batch.source`, paired.
+    """
+
+    def source(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """Return the t = 1 end of each row, (b, *item), not yet paired; row i depends on row i alone."""
+        ...
+
+    def pairs(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """Return, for each row of the global batch, the row (b,), int64, of `batch.source` that it is paired with.
+
+        `batch.condition` holds the raw conditions, one a row, as the dataset has them.
+        """
         ...

@@ -1,8 +1,8 @@
 """Train in a process of its own, so that a test can kill it.
 
-`resume_child.py FOLDER [--stop-inside STEP] [--slow] [--still]` prints one line a step. With `--stop-inside`, the write
-of that checkpoint says INSIDE half-way and never ends; with `--slow` there is time to be killed between two steps; with
-`--still` nothing drops out.
+`resume_child.py FOLDER [--stop-inside STEP] [--slow] [--still] [--coupled]` prints one line a step. With
+`--stop-inside`, the write of that checkpoint says INSIDE half-way and never ends; with `--slow` there is time to be
+killed between two steps; with `--still` nothing drops out; with `--coupled` noise is paired with data.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ def main() -> None:
         hang_inside(int(options[options.index("--stop-inside") + 1]))
     progress = Progress(0.01 if "--slow" in options else 0.0)
     network = tiny.tiny(dropout=0.0 if "--still" in options else 0.1)
-    result = tiny.trainer(folder, events=progress, network=network).fit(resume=folder.exists())
+    objective = tiny.Coupled() if "--coupled" in options else tiny.Regression()
+    settings = tiny.config(batch=9) if "--coupled" in options else None  # shares of 4 and 5 rows
+    result = tiny.trainer(folder, settings, events=progress, network=network, objective=objective).fit(
+        resume=folder.exists()
+    )
     say(f"ended {result.steps} {result.stopped or 'finished'}")
 
 

@@ -18,16 +18,21 @@ CHILD = Path(__file__).with_name("resume_child.py")
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_rank_trains(tmp_path):
-    """Gradients are summed in another order: 1e-5 after 60 steps, on weights of order one; journals likewise."""
+@pytest.mark.parametrize("options", [[], ["--coupled"]], ids=["plain", "coupled"])
+def test_two_ranks_train_what_one_rank_trains(tmp_path, options):
+    """Gradients are summed in another order: 1e-5 after 60 steps, on weights of order one; journals likewise.
+
+    Coupled, on 9 rows over 2 ranks: pairs across the ranks, and shares of different sizes.
+    """
     pytest.importorskip("torch.distributed.run")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    command = [*torchrun, "--rdzv-endpoint=localhost:0", str(CHILD), str(tmp_path / "two"), "--still"]
+    command = [*torchrun, "--rdzv-endpoint=localhost:0", str(CHILD), str(tmp_path / "two"), "--still", *options]
     ran = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    tiny.trainer(tmp_path / "one", network=tiny.tiny(dropout=0.0)).fit()
+    coupled = (tiny.config(batch=9), tiny.Coupled()) if options else (None, tiny.Regression())
+    tiny.trainer(tmp_path / "one", coupled[0], network=tiny.tiny(dropout=0.0), objective=coupled[1]).fit()
     for which in ("raw", "ema"):
         one, two = (open_checkpoint(tmp_path / name).load_networks(which)["denoiser"] for name in ("one", "two"))
         for name in one:

@@ -98,13 +98,30 @@ class Regression:
 
     def loss(self, networks: Any, batch: Any, noise: Any) -> LossOutput:
         t = noise.uniform("time", batch.step)
-        z = noise.normal("noise", batch.step, batch.x)
+        z = noise.normal("noise", batch.step, batch.x) if batch.source is None else batch.source
         a = t.to(batch.x)[:, None]
         error = networks["denoiser"].x0((1 - a) * batch.x + a * z, t, batch.condition) - batch.x
         per_sample = error.float().square().mean(1)
         if batch.step == self.poison_step:
             per_sample = per_sample * float("nan")
-        return LossOutput(per_sample, {"mean_time": t.detach()})
+        return LossOutput(per_sample, {"mean_time": t.detach(), "distance": (z - batch.x).square().mean(1)})
+
+
+@attrs.frozen
+class Coupled(Regression):
+    """The same with the noise sorted along with the data, within each label: rows depend on the whole batch."""
+
+    couples_batch = True
+
+    def source(self, batch: Any, noise: Any) -> Tensor:
+        return noise.normal("noise", batch.step, batch.x)
+
+    def pairs(self, batch: Any, noise: Any) -> Tensor:
+        assert noise.rows == len(batch.index) == len(batch.source) == len(batch.x)
+        far = 1000 * torch.tensor(batch.condition)
+        pairs = torch.empty_like(batch.index)
+        pairs[(batch.x[:, 0] + far).argsort()] = (batch.source[:, 0] + far).argsort()
+        return pairs
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from atlas_core.config.sections import TrainConfig
-from atlas_core.contracts import Objective
+from atlas_core.contracts import CoupledObjective, Objective
 from atlas_core.errors import ConfigError, Problem
 
 _MIXED = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -73,16 +73,19 @@ def make_accelerator(config: TrainConfig) -> Any:
 
 
 def check_batch(config: TrainConfig, objective: Objective, ranks: int) -> None:
-    """Raise ConfigError unless every rank and micro-batch has a sample, and a coupling sees the whole batch."""
+    """Raise ConfigError unless every rank and micro-batch has a sample, and a coupling sees the whole batch.
+
+    The engine brings it together for a `CoupledObjective`; one that couples in its `loss` sees a part alone.
+    """
     parts = ranks * config.accumulate
     if config.batch < parts:
         split = f"{ranks} ranks × {config.accumulate} micro-batches"
         raise _refused("batch", f"{config.batch} samples cannot be shared by {split}", f"use at least {parts}")
-    if objective.couples_batch and parts > 1:
+    if objective.couples_batch and parts > 1 and not isinstance(objective, CoupledObjective):
         raise _refused(
             "accumulate",
             "the objective couples the samples of a batch, which must stay whole",
-            "use 1, and one process",
+            "use 1, and one process; or give the objective `source` and `pairs`",
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from atlas_core.config.sections import TrainConfig
 from atlas_core.contracts import Batch, Objective
 from atlas_core.engine.checkpoint import Checkpoint
 from atlas_core.engine.noise import CounterNoise
+from atlas_core.engine.training.coupling import couples, paired_over_ranks
 from atlas_core.engine.training.ema import MovingAverage
 from atlas_core.engine.training.hardware import check_batch, make_accelerator
 from atlas_core.engine.training.keys import key
@@ -38,7 +40,7 @@ class Learner:
         config: TrainConfig,
         augment: Augment | None,
     ) -> None:
-        self._config, self._augment = config, augment
+        self._config, self._augment, self._coupled = config, augment, couples(objective)
         self.accelerator = make_accelerator(config)
         self.ranks: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
@@ -71,27 +73,35 @@ class Learner:
             group["lr"] = self.schedule(step)
         numbers: dict[str, Tensor] = {}
         micros = self._config.accumulate
+        batch = self._batch(x, conditions, torch.from_numpy(positions), step)
         for micro in range(micros):
             rows = slice(len(x) * micro // micros, len(x) * (micro + 1) // micros)
             # Ranks exchange gradients once a step, with the last micro-batch.
             with contextlib.nullcontext() if micro == micros - 1 else self.accelerator.no_sync(self._module):
                 reseed(key(self._config.seed, "layers", step, self.rank, micro))
-                part = self._backward(x[rows], conditions[rows], torch.from_numpy(positions[rows]), step)
+                part = self._backward(_rows_of(batch, rows))
             numbers = {name: numbers[name] + value if name in numbers else value for name, value in part.items()}
         numbers["grad_norm"] = self._update()
         return numbers
 
-    def _backward(self, x: Tensor, conditions: Sequence[Any], index: Tensor, step: int) -> dict[str, Tensor]:
-        noise = CounterNoise.for_training(self._config.seed, index)
+    def _batch(self, x: Tensor, conditions: Sequence[Any], index: Tensor, step: int) -> Batch:
+        """Return this rank's batch on its device: augmented, and paired where the objective couples rows."""
         if self._augment is not None:
-            x = self._augment(x, noise, step)
-        x = x.to(self.device, non_blocking=True)
-        per_sample, logs = self._module(Batch(x=x, condition=conditions, index=index, step=step), noise)
+            x = self._augment(x, CounterNoise.for_training(self._config.seed, index), step)
+        batch = Batch(x=x.to(self.device, non_blocking=True), condition=conditions, index=index, step=step)
+        if self._coupled is not None:
+            batch = paired_over_ranks(self._coupled, batch, self._config.seed, self.accelerator)
+        return batch
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.index is not None
+        noise = CounterNoise.for_training(self._config.seed, batch.index)
+        per_sample, logs = self._module(batch, noise)
         # The mean over the global batch, whatever the sizes of its parts: ranks are averaged, micro-batches added.
         weight = self.ranks / self._config.batch
         loss = per_sample.float().sum() * weight
         self.accelerator.backward(loss)
-        share = len(index) * weight
+        share = len(batch.index) * weight
         # What an objective logs of times, as they are, lies on the CPU.
         further = {name: value.detach().float().mean().to(self.device) * share for name, value in logs.items()}
         return {"loss": loss.detach(), **further}
@@ -149,6 +159,12 @@ def _by_name(network: nn.Module | Mapping[str, nn.Module], objective: Objective)
     if sorted(network) != wanted:
         raise UsageError(f"the objective trains {', '.join(wanted)}, not {', '.join(sorted(network))}")
     return dict(network)
+
+
+def _rows_of(batch: Batch, rows: slice) -> Batch:
+    source = None if batch.source is None else batch.source[rows]
+    index = None if batch.index is None else batch.index[rows]
+    return attrs.evolve(batch, x=batch.x[rows], condition=batch.condition[rows], index=index, source=source)
 
 
 def _adamw(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:

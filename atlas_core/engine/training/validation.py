@@ -7,6 +7,7 @@ import torch
 
 from atlas_core.contracts import Batch, Dataset
 from atlas_core.engine.noise import CounterNoise
+from atlas_core.engine.training.coupling import couples, paired
 from atlas_core.engine.training.data import RowReader
 from atlas_core.engine.training.keys import key
 from atlas_core.engine.training.objective_step import ObjectiveStep
@@ -35,6 +36,7 @@ class Validation:
     def __call__(self, module: ObjectiveStep) -> float:
         """Return the mean loss of `module` (the averaged one) in float64."""
         device = next(module.parameters()).device
+        coupled = couples(module.objective)
         total = 0.0
         with torch.no_grad():
             for start in range(0, len(self._rows), self._batch):
@@ -42,7 +44,10 @@ class Validation:
                 x, conditions = self._reader.read(rows)
                 index = torch.from_numpy(rows)
                 batch = Batch(x=x.to(device), condition=conditions, index=index, step=0)
-                per_sample, _ = module(batch, CounterNoise.for_training(self._seed, index), drop=False)
+                noise = CounterNoise.for_training(self._seed, index)
+                if coupled is not None:
+                    batch = paired(coupled, batch, noise)
+                per_sample, _ = module(batch, noise, drop=False)
                 total += float(per_sample.double().sum() if device.type != "mps" else per_sample.sum())
         return total / len(self._rows)
 
