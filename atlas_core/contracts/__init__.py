@@ -13,7 +13,7 @@ from atlas_core.contracts.kernel import Estimate, Kernel, KernelOperator, Radial
 from atlas_core.contracts.metric import Baseline, Metric, MetricResult
 from atlas_core.contracts.model import Model
 from atlas_core.contracts.noise import NoiseSource
-from atlas_core.contracts.objective import LossOutput, Network, Objective
+from atlas_core.contracts.objective import CoupledObjective, LossOutput, Network, Objective
 from atlas_core.contracts.parametrization import Parametrization
 from atlas_core.contracts.process import Process
 from atlas_core.contracts.sampler import Sampler, Step
@@ -24,6 +24,7 @@ __all__ = [
     "Batch",
     "Condition",
     "Conditioner",
+    "CoupledObjective",
     "Coupling",
     "DataSpec",
     "Dataset",
