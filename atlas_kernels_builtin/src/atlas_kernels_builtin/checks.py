@@ -1,0 +1,56 @@
+"""What every exact operator is asked with, checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atlas_core.contracts import Kernel
+
+
+def common_batch(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[int, ...]:
+    """Return the batch dimensions of x (*batch, n, *item) and y (*batch, m, *item). Raises ValueError if they clash."""
+    name, dims = type(kernel).__name__, kernel.item_ndim
+    for label, points in (("x", x), ("y", y)):
+        if points.ndim < dims + 1 or 0 in points.shape:
+            raise ValueError(
+                f"{name} compares items of {dims} dimension(s): {label} must be a non-empty (*batch, n, *item), "
+                f"not {tuple(points.shape)}"
+            )
+        if not points.is_floating_point():
+            raise ValueError(f"{label} must be floating point, not {points.dtype}")
+    if x.shape[-dims:] != y.shape[-dims:]:
+        raise ValueError(
+            f"x and y hold items of different shapes: {tuple(x.shape[-dims:])} and {tuple(y.shape[-dims:])}"
+        )
+    if x.dtype != y.dtype or x.device != y.device:
+        raise ValueError(f"x is {x.dtype} on {x.device}, y is {y.dtype} on {y.device}: convert one of them")
+    try:
+        return tuple(torch.broadcast_shapes(x.shape[: -dims - 1], y.shape[: -dims - 1]))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ValueError(f"the batch dimensions of x {tuple(x.shape)} and y {tuple(y.shape)} do not match") from None
+
+
+def check_epsilon(
+    kernel: Kernel, epsilon: float | Tensor, batch_shape: tuple[int, ...], like: Tensor
+) -> float | Tensor:
+    """Return ε as a number or as (b,). Raises ValueError unless positive, and for a signed kernel unless it is 1."""
+    if isinstance(epsilon, Tensor):
+        epsilon = epsilon.to(like).expand(batch_shape).reshape(-1)
+    smallest = float(epsilon.detach().min()) if isinstance(epsilon, Tensor) else epsilon
+    if not smallest > 0:
+        raise ValueError(f"epsilon must be positive, not {smallest}")
+    if not kernel.has_log and not (isinstance(epsilon, float | int) and epsilon == 1):
+        raise ValueError(f"{type(kernel).__name__} is a signed kernel: k^(1/ε) is defined for ε = 1 alone")
+    return epsilon
+
+
+def flatten_vector(vector: Tensor, length: int, batch_shape: tuple[int, ...]) -> Tensor:
+    """(*batch, length, …) -> (b, length, …), with at most one more dimension. Raises ValueError for another shape."""
+    lead = len(batch_shape)
+    if vector.shape[lead : lead + 1] != (length,) or vector.ndim > lead + 2:
+        wanted = (*batch_shape, length)
+        raise ValueError(
+            f"a vector of shape {wanted}, or with one more dimension, is needed, not {tuple(vector.shape)}"
+        )
+    return vector.expand(*batch_shape, *vector.shape[lead:]).reshape(-1, *vector.shape[lead:])
