@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 (it failed), 2 (it was asked wrongly), 130 (interrupted)."""
+    """Run the command line and return its exit code.
+
+    0, 1 (it failed), 2 (it was asked wrongly), 3 (a transport that did not converge), 130 (interrupted).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or bool(os.environ.get("ATLAS_DEBUG"))
     arguments = [argument for argument in arguments if argument != "--debug"]

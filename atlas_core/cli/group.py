@@ -16,13 +16,14 @@ COMMANDS = {
     "sample": ("sample:sample", "Draw samples from a run or a checkpoint."),
     "evaluate": ("evaluate:evaluate", "Score a run against held-out data and simple baselines."),
     "report": ("report:report", "Write report.html of a run again."),
+    "transport": ("transport:transport", "Couple two files or folders by optimal transport, and map A onto B."),
     "presets": ("presets:presets", "List and show the pipelines that are ready to run."),
     "list-plugins": ("list_plugins:list_plugins", "List every installed component, and what is wrong with it."),
     "describe": ("describe:describe", "Show what a component is for, and its settings."),
     "doctor": ("doctor:doctor", "Examine this machine, torch and every plugin."),
 }
 """Name -> (module:attribute below atlas_core.cli, what --help says of it)."""
-HEAVY = ("run", "train", "sample", "evaluate")
+HEAVY = ("run", "train", "sample", "evaluate", "transport")
 
 
 class Commands(click.Group):

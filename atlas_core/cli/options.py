@@ -74,9 +74,11 @@ def opened(start: Start) -> tuple[Any, Any]:
 
 def new_run(start: Start, plan: Any) -> Any:
     """Make the folder of a new run."""
+    from atlas_core.config.plan import TransportPlan
     from atlas_core.runs.folder import RunFolder
 
-    return RunFolder.create(start.root, plan.name if start.name is None else start.name)
+    name = plan.name if start.name is None else start.name
+    return RunFolder.create(start.root, name, training=not isinstance(plan, TransportPlan))
 
 
 def _document(start: Start) -> tuple[Any, Any]:

@@ -20,7 +20,9 @@ def report(run: str, as_json: bool) -> None:
     atlas-core report runs/digits
     """
     from atlas_core.report.page import write_report
+    from atlas_core.report.transport import is_transport_run, write_transport_report
     from atlas_core.runs.folder import RunFolder
 
-    path = write_report(RunFolder.open(run))
+    folder = RunFolder.open(run)
+    path = write_transport_report(folder) if is_transport_run(folder) else write_report(folder)
     result(json.dumps({"schema": 1, "report": str(path)}) if as_json else f"Open {path}")

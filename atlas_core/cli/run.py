@@ -13,7 +13,7 @@ from atlas_core.cli.progress import result
 
 @click.command("run")
 @options.starting
-def run(**given: Any) -> None:
+def run(**given: Any) -> int:
     """Train, sample, score and report: all that a preset or a config file says.
 
     A name is a preset; a path that ends in .toml or .json, or has a slash, is a file. KEY=VALUE changes a setting:
@@ -30,15 +30,14 @@ def run(**given: Any) -> None:
     start = options.Start(**given)
     plan, folder = options.opened(start)
     if start.dry_run:
-        return
+        return 0
     folder = folder or options.new_run(start, plan)
     if isinstance(plan, TransportPlan):
-        from atlas_core.transport import run_transport
+        from atlas_core.cli.transport import carry_out
 
-        summary = run_transport(plan, folder)
-        result(json.dumps(summary, indent=2) if start.as_json else _transport_text(summary, folder))
-        return
+        return carry_out(plan, folder, quiet=start.quiet, as_json=start.as_json)
     _run_pipeline(plan, folder, start)
+    return 0
 
 
 def _run_pipeline(plan: Any, folder: Any, start: options.Start) -> None:
@@ -74,9 +73,3 @@ def stopped(trained: Any) -> BaseException:
     )
     error.exit_code = 130 if trained.stopped == "SIGINT" else 143
     return error
-
-
-def _transport_text(summary: dict[str, Any], folder: Any) -> str:
-    lines = [f"{name}: {value}" for name, value in summary["solution"].items()]
-    lines += [f"{name}: {value}" for name, value in summary["metrics"].items()]
-    return "\n".join([*lines, f"written to {folder.path}"])

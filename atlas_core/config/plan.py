@@ -11,7 +11,14 @@ import attrs
 from atlas_core.config.facts import Facts
 from atlas_core.config.lock import lock
 from atlas_core.config.resolved import Resolved, Section
-from atlas_core.config.sections import EvaluateConfig, PluginsConfig, SamplingConfig, TrainConfig
+from atlas_core.config.sections import (
+    EvaluateConfig,
+    PluginsConfig,
+    SamplingConfig,
+    TrainConfig,
+    TransportConfig,
+    TransportEvaluateConfig,
+)
 
 if TYPE_CHECKING:
     from atlas_core.plugins.registry import Registry
@@ -156,6 +163,7 @@ class TransportPlan:
     source: Resolved
     target: Resolved
     solver: Resolved
+    transport: TransportConfig
     evaluate_section: Section
     plugins: PluginsConfig
     facts: Facts
@@ -168,8 +176,8 @@ class TransportPlan:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def evaluate(self) -> EvaluateConfig:
-        return cast(EvaluateConfig, self.evaluate_section.config)
+    def evaluate(self) -> TransportEvaluateConfig:
+        return cast(TransportEvaluateConfig, self.evaluate_section.config)
 
     @property
     def metrics(self) -> tuple[Resolved, ...]:

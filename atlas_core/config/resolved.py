@@ -100,7 +100,7 @@ class Resolved(Section):
         except ValueError as error:
             raise self._config_error(error) from error
         except Exception as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise RunError(
                     f"{self.kind} {self.entry.id} does not fit into memory: {error or 'out of memory'}",
                     hint=f"Smaller settings in {self.where} need less.",
@@ -111,7 +111,7 @@ class Resolved(Section):
             ) from error
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """True for what says nothing about the plugin; on the CPU torch has no class of its own for it."""
     name, text = type(error).__name__, str(error)
     return isinstance(error, MemoryError) or name == "OutOfMemoryError" or "not enough memory" in text

@@ -76,6 +76,26 @@ class EvaluateConfig:
 
 
 @attrs.frozen
+class TransportConfig:
+    """Where two bodies of data are coupled."""
+
+    device: str = _setting("auto", "`auto`, `cpu`, `cuda`, `cuda:1`, `mps`.")
+
+
+@attrs.frozen
+class TransportEvaluateConfig:
+    """How mapped points are scored against the target."""
+
+    count: int = _setting(1000, "Most mapped points that are scored, evenly spaced.", ge(1))
+    split: str | None = _setting(
+        None,
+        "Split of the target that they are compared with; unset: `test` where there is one, else one half of `train`, "
+        "with the other half as real data.",
+    )
+    metrics: Any = component("metric", default=[], many=True, help="Scores of the table.")
+
+
+@attrs.frozen
 class PluginsConfig:
     """Which installed plugins take part."""
 

@@ -71,7 +71,15 @@ class Dataset(Protocol):
 
     Two methods are optional: `augment(x, noise, step) -> x` changes a training batch (b, *item) with draws from the
     keyed `NoiseSource` alone, so that a resumed run sees the same pixels; `skipped() -> Sequence[Problem]` names the
-    files that were left out, for the report.
+    files that were left out, for the report. A transport uses more where it is there:
+
+    - `opens: Sequence[str]`, on the class: endings of files, as `.csv`, or `/` for a folder, that
+      `atlas-core transport` reads with it; `opening(path) -> settings`, a class method, says with which settings;
+    - `weights_of(split) -> Tensor | None`: the mass of each point, (n,);
+    - `coordinates: Sequence[str]`: names of the columns of a point; those of source and target have to agree in order;
+    - `notes() -> Sequence[str]`: what was converted or left out, a sentence each;
+    - `encode(x, name) -> Iterable[tuple[str, bytes]]`: files, as (relative path that starts with `name`, content), that
+      hold items x (n, *item), one for each of `train`, in the format in which this dataset reads them.
     """
 
     @property

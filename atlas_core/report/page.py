@@ -47,7 +47,7 @@ def render(contents: Contents) -> str:
         progress=[(picture.title, _image(picture)) for picture in _spread(contents.progress, 6)],
         curves={theme: _uri(png) if png else "" for theme, png in curves.items()},
         curve_words=_curve_words(contents),
-        scores=_scores(contents.evaluation),
+        scores=score_lines(contents.evaluation),
         timings=[(name, _duration(seconds)) for name, seconds in contents.timings.items()],
         commands=list(_commands(contents)),
     )
@@ -124,7 +124,7 @@ def _curve_words(run: Contents) -> str:
     return words + (f"; last validation loss {number(validated[-1]['validation_loss'])}." if validated else ".")
 
 
-def _scores(evaluation: Evaluation | None) -> dict[str, Any] | None:
+def score_lines(evaluation: Evaluation | None) -> dict[str, Any] | None:
     """The table turned round: a line a metric, a column a contender."""
     if evaluation is None:
         return None

@@ -29,9 +29,10 @@ class RunFolder:
     path: Path = attrs.field(converter=Path)
 
     @classmethod
-    def create(cls, root: str | Path, name: str) -> RunFolder:
+    def create(cls, root: str | Path, name: str, *, training: bool = True) -> RunFolder:
         """Make a new folder `root/name`, or `name-2`, `name-3`, … where that is taken: no run overwrites another.
 
+        `training`: with folders for checkpoints and samples, which a transport does not need.
         Raises UsageError for a name that is no folder name, RunError where the folder cannot be made.
         """
         check_name(name)
@@ -46,7 +47,7 @@ class RunFolder:
                         number += 1
                         continue
             run = cls(path)
-            run.prepare()
+            run.prepare() if training else _probe(path)
             return run
 
     @classmethod
@@ -108,8 +109,7 @@ class RunFolder:
         for folder in (self.checkpoints, self.samples):
             with saying(folder, "nothing was started"):
                 folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder) as probe:
-                    probe.write(b"x")
+            _probe(folder)
 
     def checkpoint_of(self, step: int) -> Path:
         """Where the checkpoint after `step` lies, or will."""
@@ -123,6 +123,12 @@ class RunFolder:
         """Return the newest finished checkpoint, or None before the first."""
         found = self.all_checkpoints()
         return found[-1] if found else None
+
+
+def _probe(folder: Path) -> None:
+    """Write a byte, and take it away again. Raises RunError where the disk refuses."""
+    with saying(folder, "nothing was started"), tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"x")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from atlas_core.contracts import DataSpec, Example, NoiseSource
 from atlas_core.errors import DataError, Problem
-from atlas_datasets_builtin.image_reading import read_square
+from atlas_datasets_builtin.image_reading import as_png, read_square
 from atlas_datasets_builtin.image_scan import SHOWN, Scan, scan
+from atlas_datasets_builtin.paths import absolute
 from atlas_datasets_builtin.splits import pick
 
 CACHED_BYTES = 2**28
@@ -61,14 +64,6 @@ class ImageSplit:
         return square
 
 
-def _absolute(root: str) -> str:
-    """Fix the folder when the config is read, so that a checkpoint finds its data from any working directory."""
-    try:
-        return str(Path(root).expanduser().absolute())
-    except RuntimeError as error:  # of expanduser: there is no such user
-        raise ValueError(f"there is no home folder for {root}") from error
-
-
 @attrs.frozen
 class ImageFolder:
     """Train on your own images: any folder, searched to its depths, in any format that Pillow reads.
@@ -82,7 +77,9 @@ class ImageFolder:
     training images, chosen by hash as well. Raises DataError for a folder that is missing, empty or all corrupt.
     """
 
-    root: str = attrs.field(converter=_absolute, metadata={"help": "Folder with the images; it is only read."})
+    opens = ("/",)
+
+    root: str = attrs.field(converter=absolute, metadata={"help": "Folder with the images; it is only read."})
     size: int = attrs.field(
         default=64, validator=attrs.validators.gt(0), metadata={"help": "Side of the square that images are cut to."}
     )
@@ -97,6 +94,11 @@ class ImageFolder:
         validator=[attrs.validators.ge(0), attrs.validators.lt(1)],
         metadata={"help": "Share of each class that is held out as `test`; 0: there is no such split."},
     )
+
+    @classmethod
+    def opening(cls, path: str) -> Mapping[str, Any]:
+        """Return the settings with which a transport opens a folder: all images take part."""
+        return {"root": path, "test_fraction": 0.0}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -171,6 +173,15 @@ class ImageFolder:
             return x
         mirrored = noise.uniform("flip", step).to(x.device) < 0.5
         return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+    def encode(self, x: Tensor, name: str) -> Iterator[tuple[str, bytes]]:
+        """Yield (path, content) of a PNG for each image x (n, c, h, w), in [−1, 1]: `name`/ as the training files."""
+        files = self._splits["train"].files
+        endings = Counter(Path(file).with_suffix("") for file in files)
+        for image, file in zip(x, files, strict=True):
+            # a.jpg and a.png of one folder must not become one file.
+            short = Path(file).with_suffix("" if endings[Path(file).with_suffix("")] == 1 else Path(file).suffix)
+            yield f"{name}/{short.as_posix()}.png", as_png(image)
 
     def skipped(self) -> tuple[Problem, ...]:
         """Return the files that cannot be read, each with the reason."""

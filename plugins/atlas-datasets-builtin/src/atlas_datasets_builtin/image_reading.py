@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,14 @@ def read_square(path: Path, size: int, channels: int) -> Tensor:
     resized = functional.resize(image, [size], interpolation=InterpolationMode.BICUBIC, antialias=True)
     pixels: Tensor = functional.pil_to_tensor(functional.center_crop(resized, [size])).contiguous()
     return pixels
+
+
+def as_png(image: Tensor) -> bytes:
+    """Return an image (1 or 3, h, w) in [−1, 1], clamped, as a PNG file of 8 bits a channel."""
+    pixels = ((image.detach().cpu().double().clamp(-1, 1) + 1) * 127.5).round().numpy().astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(out, format="PNG")
+    return out.getvalue()
 
 
 def check(path: Path) -> str:
