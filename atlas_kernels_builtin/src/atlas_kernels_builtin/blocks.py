@@ -45,6 +45,8 @@ class Blocks:
     epsilon: Tensor
     """(b,)."""
     dtype: torch.dtype
+    accuracy: float | None = None
+    """The error of an exponent that is allowed; that of `ACCURACY` where None."""
 
     @cached_property
     def method(self) -> Method:
@@ -58,7 +60,9 @@ class Blocks:
 
     def _is_accurate(self, dtype: torch.dtype) -> bool:
         """Whether a product in `dtype` is, by probing log k at squared distances from 0 to the largest."""
-        span, accuracy = self.points.span, ACCURACY.get(self.dtype, torch.finfo(self.dtype).eps)
+        span, accuracy = self.points.span, self.accuracy
+        if accuracy is None:
+            accuracy = ACCURACY.get(self.dtype, torch.finfo(self.dtype).eps)
         if not math.isfinite(span) or span > torch.finfo(dtype).max / 4:
             return False
         probes = torch.cat([torch.zeros(1), 2.0 ** -torch.arange(64)]).double() * span
@@ -90,12 +94,21 @@ class Exponents:
     left: Tensor | None
     right: Tensor | None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.blocks.points.x.shape[1], self.blocks.points.y.shape[1]
+
+    @cached_property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device of the blocks."""
+        return self.blocks.points.x.new_empty(0, dtype=self.blocks.dtype)
+
     def fill(self, tile: Tile, out: Tensor) -> Tensor:
         """Write the tile to `out`, (problems, rows, columns), and return it."""
         method = self.blocks.method
         if method.name == "kernel":
             return self._from_kernel(tile, out)
-        product = out if method.dtype == out.dtype else self._scratch(tile)
+        product = out if method.dtype == out.dtype else self._scratch(out.shape)
         _multiply(self._rows[tile.batch, tile.rows], self._columns[tile.batch, tile.columns], product)
         if method.name == "radial":
             product = self.blocks.kernel.log_radial(product.clamp_(min=0))  # type: ignore[attr-defined]
@@ -186,13 +199,13 @@ class Exponents:
         zero = torch.zeros(1, dtype=torch.float64)
         return float(self.blocks.kernel.log_radial(zero))  # type: ignore[attr-defined]
 
-    def _scratch(self, tile: Tile) -> Tensor:
-        size = math.prod(tile.shape)
+    def _scratch(self, shape: torch.Size) -> Tensor:
+        size = shape.numel()
         found = self._buffers.get("product")
         if found is None or found.numel() < size:
             found = torch.empty(size, dtype=self.blocks.method.dtype, device=self.blocks.points.x.device)
             self._buffers["product"] = found
-        return found[:size].view(tile.shape)
+        return found[:size].view(shape)
 
     @cached_property
     def _buffers(self) -> dict[str, Tensor]:

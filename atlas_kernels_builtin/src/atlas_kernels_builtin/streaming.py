@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Any
 
 import attrs
 import torch
@@ -45,7 +46,13 @@ def _make(kernel: Kernel, x: Tensor, y: Tensor, epsilon: float | Tensor) -> Kern
 
 
 def stream(
-    kernel: Kernel, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0, block_bytes: int | None = None
+    kernel: Kernel,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float | Tensor = 1.0,
+    block_bytes: int | None = None,
+    reason: str = "asked for",
 ) -> StreamingOperator:
     """Return the streaming operator itself, whatever the kernel offers; `block_bytes` bounds one block of K."""
     batch = common_batch(kernel, x, y)
@@ -57,7 +64,13 @@ def stream(
         # On a CPU a block should stay near the caches; an accelerator wants few, large launches.
         block_bytes = 2**22 if x.device.type == "cpu" else 2**28
     return StreamingOperator(
-        kernel=kernel, x=flat_x, y=flat_y, batch_shape=batch, flat_epsilon=epsilon, block_bytes=block_bytes
+        kernel=kernel,
+        x=flat_x,
+        y=flat_y,
+        batch_shape=batch,
+        flat_epsilon=epsilon,
+        block_bytes=block_bytes,
+        reason=reason,
     )
 
 
@@ -86,9 +99,11 @@ class StreamingOperator:
     """(b, m)."""
     storage: torch.dtype | None = None
     """What products are computed in; `dtype` where None."""
+    reason: str = "asked for"
+    """Why entries are not stored."""
     points: Points = attrs.field(repr=False)
     """x and y without a graph, and what is known about them: shared by all operators of these points."""
-    _blocks: dict[torch.dtype, Blocks] = attrs.field(factory=dict, repr=False)
+    _blocks: dict[Any, Blocks] = attrs.field(factory=dict, repr=False)
 
     @points.default
     def _points(self) -> Points:
@@ -154,7 +169,7 @@ class StreamingOperator:
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Row and column sums: (*batch, n), (*batch, m)."""
-        if self._carries_graph():
+        if self.carries_graph():
             ones = [torch.ones(*self.batch_shape, size, dtype=self.dtype, device=self.device) for size in self.shape]
             return self.matvec(ones[1]), self.rmatvec(ones[0])
         with torch.no_grad():
@@ -172,7 +187,7 @@ class StreamingOperator:
         """Σ_ij exp(l_i + r_j) K_ij C_ij: (*batch, n), (*batch, m) -> (*batch,). Not for signed kernels."""
         self._need_log("cost_inner")
         weighted = self.scaled(log_left, log_right)
-        if weighted._carries_graph():
+        if weighted.carries_graph():
             return self._shaped(weighted._attached.cost_rows().sum(dim=-1))
         with torch.no_grad():
             exponents = weighted.exponents()
@@ -182,7 +197,7 @@ class StreamingOperator:
 
     def dense(self) -> Tensor:
         """K itself, (*batch, n, m)."""
-        if self._carries_graph():
+        if self.carries_graph():
             return self._shaped(self._attached.dense())
         with torch.no_grad():
             out = self.x.new_empty(self.x.shape[0], *self.shape)
@@ -208,37 +223,38 @@ class StreamingOperator:
         exact = attrs.evolve(self._attached, x=x, y=y, left=left, right=right, epsilon=epsilon)
         return self._shaped(exact.dense())
 
-    def exponents(self, log_right: Tensor | None = None, log_left: Tensor | None = None) -> Exponents:
-        """What fills blocks in `dtype`, with more scaling (b, m) or (b, n) on top."""
-        return self._exponents(self.dtype, log_left, log_right)
+    def exponents(
+        self,
+        *,
+        dtype: torch.dtype | None = None,
+        accuracy: float | None = None,
+        log_left: Tensor | None = None,
+        log_right: Tensor | None = None,
+    ) -> Exponents:
+        """What fills blocks of `dtype` with the exponents of this operator, more scaling (b, n), (b, m) on top."""
+        key = dtype or self.dtype, accuracy
+        if key not in self._blocks:
+            epsilon = torch.as_tensor(self.flat_epsilon, dtype=torch.float64, device=self.device).detach()
+            self._blocks[key] = Blocks(self.kernel, self.points, epsilon.expand(self.x.shape[0]), *key)
+        left, right = (
+            more if own is None else own if more is None else own + more
+            for own, more in ((self.log_left, log_left), (self.log_right, log_right))
+        )
+        return self._blocks[key].exponents(left, right)
 
     def tiles(self, exponents: Exponents, *, whole_rows: bool = False) -> list[Tile]:
         """How the matrix is cut for them."""
         return exponents.blocks.tiles(self.block_bytes, whole_rows=whole_rows)
 
-    def blocks(self, dtype: torch.dtype) -> Blocks:
-        """The blocks in `dtype`."""
-        if dtype not in self._blocks:
-            epsilon = torch.as_tensor(self.flat_epsilon, dtype=torch.float64, device=self.device).detach()
-            self._blocks[dtype] = Blocks(self.kernel, self.points, epsilon.expand(self.x.shape[0]), dtype)
-        return self._blocks[dtype]
-
-    def _exponents(self, dtype: torch.dtype, log_left: Tensor | None, log_right: Tensor | None) -> Exponents:
-        left, right = (
-            more if own is None else own if more is None else own + more
-            for own, more in ((self.log_left, log_left), (self.log_right, log_right))
-        )
-        return self.blocks(dtype).exponents(left, right)
-
     def _product(self, vector: Tensor, *, transpose: bool) -> Tensor:
         single = vector.ndim == len(self.batch_shape) + 1
         flat = self._flat(vector[..., None] if single else vector, self.shape[0 if transpose else 1])
-        if self._carries_graph(vector):
+        if self.carries_graph(vector):
             attached = self._attached.T if transpose else self._attached
             out = attached.matvec(flat.to(self.dtype))
         else:
             with torch.no_grad():
-                exponents = self._exponents(self.storage or self.dtype, None, None)
+                exponents = self.exponents(dtype=self.storage)
                 out = passes.product(
                     exponents, self.tiles(exponents), flat.to(exponents.blocks.dtype), transpose=transpose
                 )
@@ -248,13 +264,13 @@ class StreamingOperator:
     def _log_sum(self, log_vector: Tensor, *, transpose: bool) -> Tensor:
         self._need_log("log_rmatvec" if transpose else "log_matvec")
         flat = self._flat(log_vector, self.shape[0 if transpose else 1]).to(self.dtype)
-        if self._carries_graph(log_vector):
+        if self.carries_graph(log_vector):
             return self._shaped((self._attached.T if transpose else self._attached).log_matvec(flat))
         with torch.no_grad():
             exponents = self.exponents(log_left=flat) if transpose else self.exponents(log_right=flat)
             return self._shaped(passes.log_sum(exponents, self.tiles(exponents), self.x, over_rows=transpose))
 
-    def _carries_graph(self, *vectors: Tensor) -> bool:
+    def carries_graph(self, *vectors: Tensor) -> bool:
         """Whether a product has to be differentiable."""
         if not torch.is_grad_enabled():
             return False
