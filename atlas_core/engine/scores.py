@@ -208,8 +208,8 @@ def words(column: Column, value: float) -> str:
     own, above = gap(column, value), value > column.floor
     if own == 0:
         return "as good as real data" if column.better != "match" else "the same as real data"
-    if own == math.inf:
-        return f"{number(value)} where real data have 0"
+    if own == math.inf or (column.floor < 0 and above):  # an unbiased distance of equal laws: no ratio means anything
+        return f"{number(value)} where real data have {number(column.floor)}"
     if own > 1 and above:
         return f"{value / column.floor:.3g} times that of real data"
     percent = f"{100 * own:.2g}" if own < 0.1 else f"{100 * own:.0f}"

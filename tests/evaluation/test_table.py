@@ -288,6 +288,8 @@ def test_json_round_trip():
         ("match", 2.0, 2.5, 0.25, "25 % above real data"),
         ("match", 2.0, 0.0, 1.0, "100 % below real data"),
         ("lower", 0.0, 1.0, float("inf"), "1 where real data have 0"),
+        ("lower", -0.001, 0.002, 3.0, "0.002 where real data have -0.001"),
+        ("lower", -0.001, -0.002, 0.0, "as good as real data"),
     ],
 )
 def test_the_gap_counts_only_the_bad_direction(better, floor, value, expected, said):

@@ -9,13 +9,16 @@ import pytest
 import torch
 from atlas_metrics_builtin.conditional_accuracy import ConditionalAccuracy
 from atlas_metrics_builtin.frechet_distance import FrechetDistance
+from atlas_metrics_builtin.mmd import MMD
 from atlas_metrics_builtin.nearest_neighbour import NearestNeighbour
 from atlas_metrics_builtin.precision_recall import PrecisionRecall
+from atlas_metrics_builtin.sliced_wasserstein import SlicedWasserstein
 from atlas_metrics_builtin.two_sample import TwoSample
 
+from atlas_core import build
 from atlas_core.contracts import Batch, Metric
 
-METRICS = [FrechetDistance, ConditionalAccuracy, NearestNeighbour, PrecisionRecall, TwoSample]
+METRICS = [FrechetDistance, ConditionalAccuracy, MMD, NearestNeighbour, PrecisionRecall, SlicedWasserstein, TwoSample]
 QUICK = {TwoSample: {"trees": 5}}
 
 
@@ -96,6 +99,11 @@ DIFFERENT = [
     (PrecisionRecall(size=20), PrecisionRecall(size=20, seed=1)),
     (PrecisionRecall(features="classifier"), PrecisionRecall()),
     (ConditionalAccuracy(penalty=1e-3), ConditionalAccuracy()),
+    (MMD(size=20), MMD()),
+    (MMD(size=20), MMD(size=20, seed=1)),
+    (MMD(kernel=build("kernel", "atlas-kernels-builtin:gaussian", bandwidth=2.0)), MMD()),
+    (SlicedWasserstein(directions=20), SlicedWasserstein()),
+    (SlicedWasserstein(seed=1), SlicedWasserstein()),
 ]
 
 

@@ -116,8 +116,16 @@ def equal_sizes(x: Tensor, y: Tensor, size: int | None, seed: int) -> tuple[Tens
     """Return as many rows of x (n, d) as of y (m, d), at most `size`, drawn without replacement."""
     k = min(len(x), len(y), len(x) if size is None else size)
     rng = np.random.default_rng(seed)
-    picks = [np.sort(rng.permutation(len(rows))[:k]) if len(rows) > k else np.arange(k) for rows in (x, y)]
-    return x[torch.from_numpy(picks[0])], y[torch.from_numpy(picks[1])]
+    return _drawn(x, k, rng), _drawn(y, k, rng)
+
+
+def at_most(x: Tensor, size: int, seed: int) -> Tensor:
+    """Return `size` rows of x (n, d), drawn without replacement; x itself if it has no more."""
+    return _drawn(x, size, np.random.default_rng(seed))
+
+
+def _drawn(rows: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    return rows[torch.from_numpy(np.sort(rng.permutation(len(rows))[:size]))] if len(rows) > size else rows
 
 
 def labelled(train: Batch, spec: DataSpec, who: str) -> Tensor:
