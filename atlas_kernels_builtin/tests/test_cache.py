@@ -13,7 +13,7 @@ import torch
 from atlas_kernels_builtin.cache import OperatorCache, operator_cache
 from atlas_kernels_builtin.cached import Cached
 from atlas_kernels_builtin.content import content_key, held_bytes
-from atlas_kernels_builtin.streaming import StreamingOperator
+from atlas_kernels_builtin.dense import DenseOperator
 
 from atlas_kernels_builtin import Gaussian, operator_of
 
@@ -239,7 +239,7 @@ def test_the_component_keeps_operators_of_its_own_and_adds_nothing_to_the_kernel
     assert operator_of(cached, x.clone(), y, epsilon=0.5) is operator
     assert operator_of(cached, x + 1, y, epsilon=0.5) is not operator
     assert (cached.cache.stats().hits, cached.cache.stats().misses) == (1, 2)
-    assert isinstance(operator, StreamingOperator)
+    assert isinstance(operator, DenseOperator)
     torch.testing.assert_close(operator.dense(), operator_of(Gaussian(0.7), x, y, epsilon=0.5).dense())
     assert torch.equal(cached.log_kernel(x, y), Gaussian(0.7).log_kernel(x, y))
     loaded = pickle.loads(pickle.dumps(cached))  # noqa: S301 - our own bytes
