@@ -29,7 +29,8 @@ def train(**given: Any) -> None:
     plan, folder = options.opened(start)
     if isinstance(plan, TransportPlan):
         raise UsageError(
-            f"{plan.origin} trains nothing: it couples two data sets", hint=f"atlas-core run {start.target}"
+            f"{plan.origin} trains nothing: it couples two data sets",
+            hint=f"atlas-core run {start.target or plan.origin}",
         )
     if start.dry_run:
         return

@@ -50,13 +50,14 @@ def _opened(path: str, table: str, overrides: Sequence[str], registry: Registry)
     place = Path(path).expanduser()
     openers = _openers(registry)
     _need(place, path, openers)
+    whole = str(place.absolute())  # so that config.toml finds it from any working directory
     named = [
         text.partition("=")[2].strip("'\" ") for text in overrides if text.partition("=")[0].strip() == f"{table}.use"
     ]
     if named:
         entry = registry.resolve("dataset", named[-1])
         opening = getattr(registry.load(entry), "opening", None)
-        return {"use": named[-1], **(opening(path) if opening is not None else {})}
+        return {"use": named[-1], **(opening(whole) if opening is not None else {})}
     ending = FOLDER if place.is_dir() else place.name.lower()
     fitting = [(entry, opener) for entry, opener in openers if any(ending.endswith(each) for each in opener.opens)]
     if not fitting:
@@ -68,7 +69,7 @@ def _opened(path: str, table: str, overrides: Sequence[str], registry: Registry)
         ids = ", ".join(entry.id for entry, _ in fitting)
         raise UsageError(f"{path} can be opened by {ids}", hint=f"Say which: {table}.use={fitting[0][0].id}")
     entry, opener = fitting[0]
-    return {"use": entry.id, **opener.opening(path)}
+    return {"use": entry.id, **opener.opening(whole)}
 
 
 def _openers(registry: Registry) -> list[tuple[Entry, Any]]:

@@ -74,6 +74,14 @@ def verdict(solution: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def numbers(solution: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield (what, value, what it means) of everything that was measured."""
+    if solution.get("kernel"):
+        kernel = solution["kernel"]
+        given = {
+            name: f"{value:.6g}" if isinstance(value, float) else value for name, value in kernel["settings"].items()
+        }
+        settings = ", ".join(f"{name} {value}" for name, value in given.items())
+        words = "C = −log k of this kernel; all costs are in its units"
+        yield "cost C", f"{kernel['class']} ({settings})" if settings else kernel["class"], words
     yield "transport cost ⟨P, C⟩", _number(solution["cost"]), "mean cost of moving a unit of mass, as the plan does it"
     if solution.get("mean_cost") is not None:
         words = "what it would cost to couple every point with every other"
@@ -105,7 +113,7 @@ def numbers(solution: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "iterations", f"{solution['iterations']}{products}", ""
     yield "time", _seconds(solution["seconds"]), f"of the solver alone, in {solution['dtype']} on {solution['device']}"
     if solution.get("peak_bytes") is not None:
-        yield "memory", _bytes(solution["peak_bytes"]), "the most that the solver took on top of the data"
+        yield "memory", _bytes(solution["peak_bytes"]), "the most that the solver took on top of what was there before"
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -113,8 +121,15 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         each = summary[side]
         weighted = ", weighted" if each["weighted"] else ""
         yield side, f"{each['label']}: {_count(each['n'])}{weighted}"
-    yield "each of", " × ".join(str(length) for length in summary["source"]["shape"]) + " numbers"
+    yield "a point", _shape(summary["source"])
     yield "solver", summary["solver"].rpartition(":")[2]
+
+
+def _shape(side: Mapping[str, Any]) -> str:
+    shape, names = side["shape"], side["coordinates"]
+    if len(shape) == 1 and 0 < len(names) <= 4:
+        return ", ".join(names)
+    return " × ".join(str(length) for length in shape) + (" numbers" if len(shape) == 1 else "")
 
 
 def _relative(solution: Mapping[str, Any]) -> float | None:

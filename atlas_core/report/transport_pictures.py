@@ -216,7 +216,7 @@ def _figure(*, shared: bool) -> tuple[Any, Any]:
 
 def _save(figure: Any, path: Path) -> None:
     out = io.BytesIO()
-    figure.savefig(out, format="png", facecolor="white")
+    figure.savefig(out, format="png", facecolor="white", bbox_inches="tight", pad_inches=0.12)
     write_atomically(path, out.getvalue())
 
 

@@ -60,6 +60,16 @@ def in_units(solver: Any, source: Side, target: Side) -> Any:
     return attrs.evolve(solver, kernel=fitted)
 
 
+def kernel_settings(solver: Any) -> dict[str, Any] | None:
+    """Return class and plain settings of the solver's kernel, in the numbers of these points; None without one."""
+    kernel = getattr(solver, "kernel", None)
+    if kernel is None or not attrs.has(type(kernel)):
+        return None
+    values = {field.name: getattr(kernel, field.name) for field in attrs.fields(type(kernel)) if field.init}
+    plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
+    return {"class": type(kernel).__name__, "settings": plain}
+
+
 def mean_cost(solver: Any, source: Side, target: Side) -> float | None:
     """Return ⟨a ⊗ b, C⟩ / (mass a · mass b) of the solver's own kernel, C = −log k; None if it names no such kernel.
 

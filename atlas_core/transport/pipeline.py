@@ -20,7 +20,7 @@ from atlas_core.report.transport import EVALUATION, SOLUTION, write_transport_re
 from atlas_core.report.transport_pictures import draw_pictures
 from atlas_core.runs.atomic import write_atomically
 from atlas_core.transport.keeping import keep_coupling, keep_mapped
-from atlas_core.transport.measure import in_units, mean_cost, measured
+from atlas_core.transport.measure import in_units, kernel_settings, mean_cost, measured
 from atlas_core.transport.memory import available_memory, peak_memory
 from atlas_core.transport.scoring import score
 from atlas_core.transport.side import Side, alike, read_side
@@ -116,8 +116,11 @@ def _coupled(plan: TransportPlan, source: Side, target: Side, log: _Log) -> tupl
     with log.timed("measuring"):
         solution = measured(coupling, source, target)
         solution["mean_cost"] = mean_cost(solver, source, target)
-    own = getattr(coupling, "peak_bytes", None)
-    return coupling, {**solution, "seconds": log.timings["coupling"], "peak_bytes": peak.bytes if own is None else own}
+        solution["kernel"] = kernel_settings(solver)
+    # What the solver says of itself leaves out what Python loaded at its first call.
+    own = {name: getattr(coupling, name, None) for name in ("seconds", "peak_bytes")}
+    measured_here = {"seconds": log.timings["coupling"], "peak_bytes": peak.bytes}
+    return coupling, solution | {name: measured_here[name] if own[name] is None else own[name] for name in own}
 
 
 def _kept(

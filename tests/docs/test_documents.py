@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -46,9 +47,21 @@ def commands() -> list[str]:
     return sorted(line for line in typed if line.startswith("atlas-core ") and "KIND" not in line)
 
 
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that docs/transport.md makes, and its config."""
+    folder = tmp_path_factory.mktemp("tables")
+    document = [ROOT / "docs" / "transport.md"]
+    with contextlib.chdir(folder):
+        exec(compile(blocks("python", document)[0][1], "transport.md", "exec"), {})
+    (folder / "transport.toml").write_text(blocks("toml", document)[0][1])
+    return folder
+
+
 @pytest.fixture
-def desk(digits_run: Path, tmp_path: Path) -> Path:
-    """A folder with what a reader of the documents has by then: a finished run, and a config of one's own."""
+def desk(digits_run: Path, tables: Path, tmp_path: Path) -> Path:
+    """A folder with what a reader of the documents has by then: a finished run, a config of one's own, two tables."""
+    shutil.copytree(tables, tmp_path, dirs_exist_ok=True)
     shutil.copytree(digits_run, tmp_path / "runs" / "digits")
     toml = next(text for name, text in blocks("toml") if name.endswith("/README.md") and "[data]" in text)
     (tmp_path / "mine.toml").write_text(toml)
@@ -63,7 +76,7 @@ def test_the_documents_have_commands() -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_does_what_it_says(line: str, desk: Path) -> None:
     words = shlex.split(line.partition(" > ")[0])
-    if words[1] in ("run", "train") and "--resume" not in words:
+    if words[1] in ("run", "train") and "--resume" not in words and "./transport.toml" not in words:
         words += SHORT
     module = [sys.executable, "-m", "atlas_core", *words[1:]]
     done = subprocess.run(module, cwd=desk, capture_output=True, text=True, timeout=300)

@@ -6,6 +6,8 @@ import html.parser
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -355,6 +357,107 @@ def test_held_out_points_are_what_mapped_ones_are_compared_with(cli: Any, tmp_pa
     table = json.loads((tmp_path / "runs" / "couple" / "evaluation.json").read_text())
     assert (table["split"], table["held_out"], table["train"]) == ("test", 30, 50)
     refused(cli("run", config, "evaluate.split=tset", "--runs", tmp_path / "runs"), 2, "$.evaluate.split", "'test'")
+
+
+# ---- strangers -----------------------------------------------------------------------------------------------------
+
+STRANGERS = '''
+import attrs
+import torch
+
+
+@attrs.frozen
+class Shift:
+    """Couple row i with row i: a coupling that says no more of itself than the contract asks for."""
+
+    factor: float = attrs.field(default=1.0, metadata={"help": "Scale of the cost."})
+
+    def solve(self, x, y, *, a=None, b=None, init=None):
+        if len(x) != len(y):
+            raise ValueError("shift needs as many points on either side")
+        return Diagonal(x, y, self.factor)
+
+    def solve_operator(self, operator, *, a=None, b=None, init=None, y=None):
+        raise NotImplementedError
+
+
+class Diagonal:
+    def __init__(self, x, y, factor):
+        self.y, self.weights = y, torch.full((len(x),), 1 / len(x), dtype=x.dtype)
+        self.marginals = self.weights, self.weights
+        self.cost = factor * (x - y).square().sum(1).mean()
+
+    def matvec(self, v):
+        return (self.weights * v.T).T
+
+    rmatvec = matvec
+
+    def barycentric_map(self, z=None):
+        return self.y
+
+    def plan(self):
+        return self.weights.diag()
+
+
+@attrs.frozen
+class Lines:
+    """Points of a text file, numbers separated by blanks."""
+
+    opens = (".dat",)
+    splits = ("train",)
+    file: str = attrs.field(metadata={"help": "The file."})
+
+    @classmethod
+    def opening(cls, path):
+        return {"file": path}
+
+    @property
+    def spec(self):
+        from atlas_core.contracts import DataSpec
+
+        return DataSpec(shape=(len(self.split("train")[0].x),), value_range=None)
+
+    def split(self, name):
+        from atlas_core.contracts import Example
+
+        rows = [[float(cell) for cell in line.split()] for line in open(self.file)]
+        return [Example(torch.tensor(row), None, index) for index, row in enumerate(rows)]
+'''
+
+
+def test_a_strangers_solver_and_format_are_as_good_as_ours(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "acme_parts-1.0.dist-info").mkdir(parents=True)
+    (site / "acme_parts.py").write_text(STRANGERS)
+    entries = "[atlas_core.solvers]\nshift = acme_parts:Shift\n[atlas_core.datasets]\nlines = acme_parts:Lines\n"
+    (site / "acme_parts-1.0.dist-info" / "entry_points.txt").write_text(entries)
+    metadata = "Metadata-Version: 2.1\nName: acme-parts\nVersion: 1.0\nRequires-Dist: atlas-core>=2,<3\n"
+    (site / "acme_parts-1.0.dist-info" / "METADATA").write_text(metadata)
+    (site / "acme_parts-1.0.dist-info" / "RECORD").write_text("acme_parts.py,,\n")
+    x, y = gaussian(0, 6).astype(np.float32), gaussian(1, 6).astype(np.float32)
+    np.savetxt(tmp_path / "a.dat", x)
+    np.savetxt(tmp_path / "b.dat", y)
+    np.savetxt(tmp_path / "c.dat", y[:5])
+
+    def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "atlas_core", "transport", *arguments, "solver.use=shift", "--json", "-q"]
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+
+    done = typed("a.dat", "b.dat", "solver.factor=2")
+    assert done.returncode == 0, done.stderr
+    solution = json.loads(done.stdout)["solution"]
+    assert solution["cost"] == pytest.approx(2 * ((x - y) ** 2).sum(1).mean(), rel=1e-6)
+    assert solution["converged"] is None
+    assert {"value", "epsilon", "status", "iterations"} & set(solution) == set()
+    run = tmp_path / "runs" / "a-to-b"
+    np.testing.assert_array_equal(np.load(run / "mapped.npy"), y)
+    kept = load_file(run / "coupling.safetensors")
+    np.testing.assert_array_equal(kept["plan_rows"], np.arange(6))
+    assert "does not say whether it converged" in Page((run / "report.html").read_text()).text
+    done = typed("a.dat", "c.dat")
+    assert done.returncode == 1
+    assert "acme-parts:shift cannot couple a.dat and c.dat: shift needs as many points" in done.stderr
 
 
 # ---- what cannot be meant ------------------------------------------------------------------------------------------
