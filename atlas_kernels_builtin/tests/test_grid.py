@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import attrs
@@ -100,17 +101,41 @@ def test_scalings_of_a_thousand_nats_do_not_overflow(shape, epsilon):
     )
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_mean_cost_is_that_of_all_pairs(shape):
+    grid = Grid(shape, kernel=SquaredEuclidean(scale=0.3))
+    a, b = (torch.softmax(vector(2, math.prod(shape), seed=seed), -1) * 3 for seed in (0, 1))
+    operator = grid.operator(like=a.reshape(2, *shape), epsilon=0.1)
+    expected = torch.einsum("bn,nm,bm->b", a, -log_matrix(grid, 1.0), b) / 9
+    torch.testing.assert_close(operator.mean_cost(a, b), expected)
+    torch.testing.assert_close(
+        operator.with_epsilon(0.5).log_matvec(a), grid.operator(like=a.reshape(2, *shape), epsilon=0.5).log_matvec(a)
+    )
+
+
+def test_rows_are_normalised_for_the_price_of_their_sums():
+    grid, right = Grid((6, 5), kernel=Gaussian(0.2)), vector(30, scale=300.0)
+    log_k = log_matrix(grid, 1e-3)
+    log_sums, conditional = grid.operator(epsilon=1e-3).row_normalised(right)
+    torch.testing.assert_close(log_sums, (log_k + right).logsumexp(1), rtol=1e-14, atol=0)
+    torch.testing.assert_close(conditional.sums()[0], torch.ones(30, dtype=F64), rtol=1e-12, atol=0)
+    expected = (log_k + right).softmax(1)
+    torch.testing.assert_close(conditional.matvec(right), expected @ right, rtol=1e-11, atol=0)
+    torch.testing.assert_close(conditional.rmatvec(right), expected.T @ right, rtol=1e-11, atol=1e-9)
+
+
 def test_products_in_float32_are_as_good_as_float32():
     grid = Grid((12, 10), kernel=Gaussian(0.3))
-    operator = grid.operator(epsilon=0.01)
-    log_k, right = log_matrix(grid, 0.01), vector(120, scale=50.0)
+    operator = grid.operator(epsilon=0.1)
+    log_k, right = log_matrix(grid, 0.1), vector(120, scale=50.0)
     left = -(log_k + right).logsumexp(1)
     expected, v = (left[:, None] + log_k + right).exp(), vector(120, seed=3)
     scaled = operator.scaled(left, right, storage=torch.float32)
+    assert float((scaled.matvec(v) - expected @ v).abs().max()) > 1e-10  # it is float32
     torch.testing.assert_close(scaled.matvec(v), expected @ v, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(scaled.rmatvec(v), expected.T @ v, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scaled.sums()[1], expected.sum(0), rtol=1e-11, atol=1e-13)
-    single = grid.operator(epsilon=0.01, like=torch.zeros(12, 10))
+    single = grid.operator(epsilon=0.1, like=torch.zeros(12, 10))
     assert single.matvec(v.float()).dtype == torch.float32
     torch.testing.assert_close(
         single.log_matvec(right.float()), (log_k + right).logsumexp(1).float(), rtol=1e-6, atol=1e-4

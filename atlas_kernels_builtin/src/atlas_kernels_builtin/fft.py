@@ -56,6 +56,10 @@ class StationaryOperator:
     def epsilon(self) -> float | Tensor:
         return self.exact.epsilon
 
+    def with_epsilon(self, epsilon: float | Tensor) -> StationaryOperator:
+        """The same grid at another ε: a number, or (*batch,)."""
+        return attrs.evolve(self, exact=self.exact.with_epsilon(epsilon))
+
     @property
     def positive(self) -> bool:
         return self.exact.positive

@@ -34,6 +34,11 @@ class ScaledSeparable:
     log_left: Tensor = attrs.field(repr=False)
     log_right: Tensor = attrs.field(repr=False)
     storage: torch.dtype
+    contraction: Contraction = attrs.field(repr=False)
+
+    @contraction.default
+    def _contraction(self) -> Contraction:
+        return contraction_of(self.base, self.log_right, self.storage)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,31 +61,15 @@ class ScaledSeparable:
         return self.base.epsilon
 
     @functools.cached_property
-    def _plan(self) -> tuple[tuple[Stage, ...], Tensor, Tensor]:
-        """The stages; the scaling of their result; and the row sums; (*batch, n, l)."""
-        stages: list[Stage] = []
-        level, correction = self.log_right.double(), None
-        lead = level.shape[:-1]
-        for axis in reversed(self.base.axes):
-            level = level.reshape(*lead, -1, axis.log.shape[-1])
-            blocks = axis.blocks(self.storage)
-            weights, tops = zip(*(block.weigh(level) for block in blocks), strict=True)
-            sums = [block.contract(weight) for block, weight in zip(blocks, weights, strict=True)]
-            total = _join(sums)
-            top = _join([part.mT.expand(part_sum.shape) for part, part_sum in zip(tops, sums, strict=True)])
-            if correction is not None:
-                weights = tuple(weight * correction.reshape(weight.shape) for weight in weights)
-            stages.append(Stage(blocks, weights))
-            level = total.double().log() + top
-            # A line that no mass reaches is 0, and stays it.
-            correction = torch.where(total > 0, total.reciprocal(), 0.0)
-        scale = (self.log_left.double().reshape(level.shape) + top).exp().to(self.storage)
-        return tuple(stages), scale, total * scale
+    def _scale(self) -> Tensor:
+        """What the result of the last axis is multiplied with, (*batch, n, l)."""
+        top = self.contraction.top
+        return (self.log_left.double().reshape(top.shape) + top).exp().to(self.storage)
 
     def matvec(self, v: Tensor) -> Tensor:
         """(*batch, M) or (*batch, M, k) -> (*batch, N) or (*batch, N, k)."""
         single, values = columns_first(v, self.shape[1], self.batch_shape)
-        stages, scale, _ = self._plan
+        stages, scale = self.contraction.stages, self._scale
         out, lead = values.to(self.storage), values.shape[:-1]
         for stage in stages:
             out = stage.apply(out.reshape(*lead, *stage.weights[0].shape[-2:]))
@@ -89,7 +78,7 @@ class ScaledSeparable:
     def rmatvec(self, u: Tensor) -> Tensor:
         """(*batch, N) or (*batch, N, k) -> (*batch, M) or (*batch, M, k)."""
         single, values = columns_first(u, self.shape[0], self.batch_shape)
-        stages, scale, _ = self._plan
+        stages, scale = self.contraction.stages, self._scale
         lead = values.shape[:-1]
         out = values.to(self.storage).reshape(*lead, *scale.shape[-2:]) * scale
         for stage in reversed(stages):
@@ -102,11 +91,11 @@ class ScaledSeparable:
             rows = (self.log_left + self.base.log_matvec(self.log_right)).exp()
             return rows, (self.log_right + self.base.log_rmatvec(self.log_left)).exp()
         ones = torch.ones(*self.batch_shape, self.shape[0], dtype=self.dtype, device=self.device)
-        return self._plan[2].reshape(ones.shape), self.rmatvec(ones)
+        return (self.contraction.total * self._scale).reshape(ones.shape), self.rmatvec(ones)
 
     def cost(self) -> Tensor:
         """Σ_ij of the entries times C_ij, (*batch,): mass and cost are carried along the axes side by side."""
-        stages, scale, _ = self._plan
+        stages, scale = self.contraction.stages, self._scale
         lead = self.log_right.shape[:-1]
         mass = torch.ones(*lead, self.shape[1], dtype=self.storage, device=self.device)
         cost = torch.zeros_like(mass)
@@ -170,6 +159,43 @@ class Stage:
         return functools.reduce(
             torch.add, ((y[..., block.rows, :].mT @ block.tile) * weight for block, weight in pairs)
         )
+
+
+@attrs.frozen(eq=False)
+class Contraction:
+    """K diag(exp log_right), axis by axis."""
+
+    stages: tuple[Stage, ...]
+    total: Tensor
+    """Its row sums over exp(top): (*batch, n, l), in the dtype of the products."""
+    top: Tensor
+    """(*batch, n, l), float64."""
+
+    @property
+    def log_sums(self) -> Tensor:
+        """log Σ_j K_ij exp(log_right_j): (*batch, n, l)."""
+        return self.total.double().log() + self.top
+
+
+def contraction_of(base: SeparableOperator, log_right: Tensor, storage: torch.dtype) -> Contraction:
+    """Return the stages of K diag(exp log_right), with log_right (*batch, M)."""
+    stages: list[Stage] = []
+    level, correction = log_right.double(), None
+    lead = level.shape[:-1]
+    for axis in reversed(base.axes):
+        level = level.reshape(*lead, -1, axis.log.shape[-1])
+        blocks = axis.blocks(storage)
+        weights, tops = zip(*(block.weigh(level) for block in blocks), strict=True)
+        sums = [block.contract(weight) for block, weight in zip(blocks, weights, strict=True)]
+        total = _join(sums)
+        top = _join([part.mT.expand(part_sum.shape) for part, part_sum in zip(tops, sums, strict=True)])
+        if correction is not None:
+            weights = tuple(weight * correction.reshape(weight.shape) for weight in weights)
+        stages.append(Stage(blocks, weights))
+        level = total.double().log() + top
+        # A line that no mass reaches is 0, and stays it.
+        correction = torch.where(total > 0, total.reciprocal(), 0.0)
+    return Contraction(tuple(stages), total, top)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from atlas_core.contracts import Estimate
 from atlas_kernels_builtin.axis import AxisKernel
 from atlas_kernels_builtin.rounding import estimate_on_rows
-from atlas_kernels_builtin.scaled_grid import ScaledSeparable
+from atlas_kernels_builtin.scaled_grid import ScaledSeparable, contraction_of
 from atlas_kernels_builtin.vectors import check_length, columns_first, columns_last
 
 
@@ -65,6 +65,24 @@ class SeparableOperator:
         """Kᵀ, an operator of shape (M, N)."""
         return attrs.evolve(self, logs=tuple(log.mT for log in self.logs))
 
+    def with_epsilon(self, epsilon: float | Tensor) -> SeparableOperator:
+        """The same grids at another ε: a number, or (*batch,)."""
+        return attrs.evolve(self, epsilon=epsilon)
+
+    def mean_cost(self, a: Tensor, b: Tensor) -> Tensor:
+        """⟨a ⊗ b, C⟩ over the masses, (*batch,), for weights (*batch, N) and (*batch, M): a sum over the axes."""
+        rows, columns = (
+            check_length(weights, size, self.batch_shape).double().unflatten(-1, side)
+            for weights, size, side in zip((a, b), self.shape, self.sides, strict=True)
+        )
+        total = torch.zeros(self.batch_shape, dtype=torch.float64, device=self.device)
+        lead = len(self.batch_shape)
+        for axis, log in enumerate(self.logs):
+            others = [lead + other for other in range(len(self.logs)) if other != axis]
+            left, right = (part.sum(others) if others else part for part in (rows, columns))
+            total = total - torch.einsum("...i,ij,...j->...", left, log, right)
+        return (total / (a.double().sum(-1) * b.double().sum(-1))).to(a.dtype)
+
     @property
     def log_dtype(self) -> torch.dtype:
         """What products in the log domain are computed in."""
@@ -99,12 +117,28 @@ class SeparableOperator:
     ) -> ScaledSeparable:
         """diag(exp log_left) K diag(exp log_right), without overflow: (*batch, N), (*batch, M); entries may be −inf.
 
-        Products run in `storage`, by default the operator's dtype. No entry is stored, so that none can be dropped.
+        Products run in `storage` where its exponents suffice, else in the operator's dtype. No entry is stored, so that
+        none can be dropped.
         """
         left = check_length(log_left, self.shape[0], self.batch_shape)
-        return ScaledSeparable(
-            self, left, check_length(log_right, self.shape[1], self.batch_shape), storage or self.dtype
-        )
+        right = check_length(log_right, self.shape[1], self.batch_shape)
+        return ScaledSeparable(self, left, right, self._product_dtype(storage))
+
+    def row_normalised(self, log_right: Tensor) -> tuple[Tensor, ScaledSeparable]:
+        """log Σ_j K_ij exp(r_j) of log_right r (*batch, M), and K diag(exp r) with rows divided by these sums.
+
+        Both for the price of one: a c-transform and the conditional laws of its plan.
+        """
+        right = check_length(log_right, self.shape[1], self.batch_shape)
+        contraction = contraction_of(self, right, self.dtype)
+        log_sums = contraction.log_sums.reshape(*right.shape[:-1], -1)
+        return log_sums.to(self.dtype), ScaledSeparable(self, -log_sums, right, self.dtype, contraction)
+
+    def _product_dtype(self, storage: torch.dtype | None) -> torch.dtype:
+        # In float32 costs beyond 78 ε take several blocks, which cost more than float64 does.
+        if storage != torch.float32 or any(len(axis.single) > 2 for axis in self.axes):
+            return self.dtype
+        return torch.float32
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Row and column sums: (*batch, N), (*batch, M)."""
