@@ -61,7 +61,7 @@ class EntropicSolution(Coupling, Protocol):
 
     @property
     def value(self) -> Tensor:
-        """⟨P, C⟩ + ε KL(P | a ⊗ b), (*batch,); differentiable in x, y, a, b by the envelope theorem."""
+        """⟨P, C⟩ + ε KL(P | a ⊗ b), (*batch,); differentiable in x, y, a, b, ε by the envelope theorem."""
         ...
 
     @property
@@ -80,16 +80,33 @@ class EntropicSolution(Coupling, Protocol):
         ...
 
     @property
+    def marginal_errors(self) -> tuple[Tensor, Tensor]:
+        """(*batch,) each: the L1 errors of rows and columns apart."""
+        ...
+
+    @property
+    def gap(self) -> Tensor:
+        """(*batch,): the primal objective at the plan as returned less the dual one at (f, g)."""
+        ...
+
+    @property
     def iterations(self) -> int: ...
 
     @property
     def matvecs(self) -> int: ...
 
     @property
-    def history(self) -> list[float]: ...
+    def history(self) -> list[float]:
+        """The largest error of the batch, as a share of the mass, each time the iteration looked."""
+        ...
 
     @property
     def seconds(self) -> float: ...
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory that the solve had beyond what there was before."""
+        ...
 
 
 @runtime_checkable

@@ -49,7 +49,8 @@ def solution(kernel):
     x, y = cloud(N, 4).requires_grad_(), (cloud(M, 5) * 1.3 + 0.5).requires_grad_()
     weights = torch.rand(M, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     weights[3] = 0
-    found = Sinkhorn(kernel=kernel, epsilon=EPSILON, tolerance=1e-9).solve(x, y, b=weights / weights.sum())
+    solver = Sinkhorn(kernel=kernel, epsilon=EPSILON, tolerance=1e-12, storage="float64")
+    found = solver.solve(x, y, b=weights / weights.sum())
     gradients = torch.autograd.grad(found.value, (x, y))
     named = dict(zip(("gradient of x", "gradient of y"), gradients, strict=True))
     return {

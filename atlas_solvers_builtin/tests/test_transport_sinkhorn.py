@@ -60,6 +60,8 @@ class NoAbsorption:
     absorbs = False
 
     def __getattr__(self, name):
+        if name == "with_epsilon":
+            raise AttributeError(name)
         if name == "scaled":
             raise AssertionError("an operator that does not absorb must not be asked to")
         return getattr(self.inner, name)
@@ -88,8 +90,9 @@ def test_each_problem_of_a_batch_is_solved_as_if_it_were_alone():
     assert together.status == ("converged",) * 3
     for i in range(3):
         alone = SOLVER.solve(x[i], y[i], a=a[i])
-        for name in ("f", "g", "value", "cost"):
-            torch.testing.assert_close(getattr(together, name)[i], getattr(alone, name), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(together.plan()[i], alone.plan(), rtol=1e-6, atol=1e-10)
+        for name in ("value", "cost"):
+            torch.testing.assert_close(getattr(together, name)[i], getattr(alone, name), rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(together.barycentric_map()[i], alone.barycentric_map())
         torch.testing.assert_close(together.barycentric_map(x)[i], alone.barycentric_map())
 
@@ -130,20 +133,24 @@ def test_the_default_epsilon_is_a_twentieth_of_the_mean_cost():
 
 def test_a_solution_is_where_the_next_one_starts():
     x, y = normal(40, 2), normal(40, 2, seed=1)
-    cold = SOLVER.solve(x, y)
-    assert SOLVER.solve(x, y, init=cold).iterations == 1
-    warm = SOLVER.solve(x + 1e-3, y, init=(cold.f, cold.g))
-    assert warm.iterations < cold.iterations
-    torch.testing.assert_close(warm.value, SOLVER.solve(x + 1e-3, y).value)
+    solver = attrs.evolve(SOLVER, tolerance=1e-6)
+    cold = solver.solve(x, y)
+    assert solver.solve(x, y, init=cold).iterations == 0
+    warm = solver.solve(x + 1e-3, y, init=(cold.f, cold.g))
+    assert 0 < warm.iterations <= 0.7 * cold.iterations
+    torch.testing.assert_close(warm.value, solver.solve(x + 1e-3, y).value, rtol=1e-9, atol=0)
+    far = solver.solve(x, y, init=(cold.f + 30 * normal(40, seed=2), cold.g))  # goes the long way round
+    assert far.status == ("converged",)
+    torch.testing.assert_close(far.value, cold.value, rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match=r"init .*\(40,\)"):
         SOLVER.solve(x, y, init=(cold.f, cold.g[:3]))
 
 
 def test_the_report_counts_what_was_done():
     solution = SOLVER.solve(normal(9, 2), normal(7, 2, seed=1))
-    assert len(solution.history) == solution.iterations
-    assert solution.history[-1] <= 1e-11 < solution.history[-2]
-    assert solution.matvecs >= 2 * solution.iterations
+    assert solution.history[-1] <= 1e-11 < solution.history[0]
+    assert solution.matvecs >= len(solution.history)
+    assert 2 * solution.iterations >= solution.matvecs / 2
     assert solution.seconds > 0
     assert len(repr(solution)) < 1000
 

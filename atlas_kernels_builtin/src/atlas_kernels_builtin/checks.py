@@ -26,7 +26,9 @@ def common_batch(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[int, ...]:
     if x.dtype != y.dtype or x.device != y.device:
         raise ValueError(f"x is {x.dtype} on {x.device}, y is {y.dtype} on {y.device}: convert one of them")
     try:
-        return tuple(torch.broadcast_shapes(x.shape[: -dims - 1], y.shape[: -dims - 1]))  # type: ignore[no-untyped-call]
+        # Not torch.broadcast_shapes, whose first call imports a compiler for a second.
+        shapes = [torch.empty(()).expand(points.shape[: -dims - 1]) for points in (x, y)]
+        return tuple(torch.broadcast_tensors(*shapes)[0].shape)
     except RuntimeError:
         raise ValueError(f"the batch dimensions of x {tuple(x.shape)} and y {tuple(y.shape)} do not match") from None
 

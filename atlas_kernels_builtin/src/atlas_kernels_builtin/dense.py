@@ -154,7 +154,7 @@ class DenseOperator:
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Row and column sums, (*batch, n) and (*batch, m), in `dtype` whatever the storage; free once stored."""
-        if self._has_graph():
+        if self.carries_graph():
             return self.source.sums()
         stored = self._stored()
         rows, columns = stored.rows, stored.columns
@@ -178,7 +178,7 @@ class DenseOperator:
 
     def _product(self, vector: Tensor, name: str, length: int) -> Tensor:
         streamed = {"product": self.source.matvec, "transposed_product": self.source.rmatvec}.get(name)
-        if streamed is not None and (self._has_graph() or self._is_first()):
+        if streamed is not None and (self.carries_graph() or self._is_first()):
             return streamed(vector)
         matrix = self._stored().matrix
         differentiable = isinstance(matrix, DenseMatrix) or not (torch.is_grad_enabled() and vector.requires_grad)
@@ -190,8 +190,9 @@ class DenseOperator:
         out = out.reshape((*self.batch_shape, *out.shape[1:])).to(vector.dtype)
         return out[..., 0] if single else out
 
-    def _has_graph(self) -> bool:
-        return self.source.carries_graph()
+    def carries_graph(self, *vectors: Tensor) -> bool:
+        """Whether a product has to be differentiable."""
+        return self.source.carries_graph(*vectors)
 
     def _is_first(self) -> bool:
         """Whether to stream this product and wait for another."""

@@ -112,6 +112,15 @@ class ShardedOperator:
     def absorbs(self) -> bool:
         return self.local.absorbs
 
+    def with_epsilon(self, epsilon: float | Tensor) -> ShardedOperator:
+        """The kernel of the same points at another ε, without scaling. AttributeError where that of a rank has none."""
+        return attrs.evolve(self, local=self.local.with_epsilon(epsilon))  # type: ignore[attr-defined]
+
+    def carries_graph(self) -> bool:
+        """Whether a product has to be differentiable: the same on every rank; True where a rank cannot tell."""
+        local = getattr(self.local, "carries_graph", None)
+        return True if local is None else bool(local())
+
     def matvec(self, v: Tensor) -> Tensor:
         """K @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k)."""
         return self._gathered(self.local.matvec(SharedInput.apply(v)))
@@ -119,6 +128,10 @@ class ShardedOperator:
     def rmatvec(self, u: Tensor) -> Tensor:
         """Kᵀ @ u: (*batch, n) or (*batch, n, k) -> (*batch, m) or (*batch, m, k)."""
         return total(self.local.rmatvec(self._own(u)))
+
+    def squared_rmatvec(self, u: Tensor) -> Tensor:
+        """Σ_i K_ij² u_i: (*batch, n) -> (*batch, m). AttributeError where the operator of a rank has none."""
+        return total(self.local.squared_rmatvec(self._own(u)))  # type: ignore[attr-defined]
 
     def log_matvec(self, log_v: Tensor) -> Tensor:
         """log Σ_j K_ij exp(log_v_j): (*batch, m) -> (*batch, n)."""

@@ -62,7 +62,7 @@ def stream(
     flat_x, flat_y = (p.reshape(count, *p.shape[len(batch) :]) for p in flat)
     if block_bytes is None:
         # On a CPU a block should stay near the caches; an accelerator wants few, large launches.
-        block_bytes = 2**22 if x.device.type == "cpu" else 2**28
+        block_bytes = 2**23 if x.device.type == "cpu" else 2**28
     return StreamingOperator(
         kernel=kernel,
         x=flat_x,
@@ -181,7 +181,9 @@ class StreamingOperator:
         """log K of the rows `index`: (r,) -> (*batch, r, m). Raises ValueError for a signed kernel."""
         self._need_log("log_rows")
         left = None if self.log_left is None else self.log_left[:, index]
-        return self._shaped(attrs.evolve(self._attached, x=self.x[:, index], left=left).log_rows())
+        # Without a graph no block is checkpointed, which would import a compiler first.
+        with torch.set_grad_enabled(self.carries_graph()):
+            return self._shaped(attrs.evolve(self._attached, x=self.x[:, index], left=left).log_rows())
 
     def cost_inner(self, log_left: Tensor, log_right: Tensor) -> Tensor:
         """Σ_ij exp(l_i + r_j) K_ij C_ij: (*batch, n), (*batch, m) -> (*batch,). Not for signed kernels."""

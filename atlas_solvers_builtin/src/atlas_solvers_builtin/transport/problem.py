@@ -12,6 +12,8 @@ from atlas_core.contracts import KernelOperator
 
 MEAN_COST_ROWS = 4096
 """Rows that the mean cost is measured on; it is exact up to that many points."""
+LEAST_UNITS = 4
+"""Roundings of the mean cost that ε must be above."""
 
 
 @attrs.frozen(eq=False)
@@ -44,6 +46,11 @@ class Problem:
         """Return the problem without the graph of its weights and ε."""
         return Problem(self.operator, self.a.detach(), self.b.detach(), self.epsilon.detach())
 
+    def at(self, epsilon: Tensor) -> Problem:
+        """Return the problem at another ε; for operators that have `with_epsilon`."""
+        operator = self.operator.with_epsilon(epsilon)  # type: ignore[attr-defined]
+        return attrs.evolve(self, operator=operator, epsilon=epsilon)
+
     def over(self, potential: Tensor) -> Tensor:
         """potential / ε: (*batch, n) -> (*batch, n)."""
         return potential / self.epsilon[..., None]
@@ -56,13 +63,33 @@ class Problem:
         """log b + g / ε, −inf where the weight is 0."""
         return self.log_b + self.over(g)
 
+    def balanced(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Move a constant from f to g, which changes no plan, so that ⟨a, f⟩ = ⟨b, g⟩."""
+        shift = (((self.a * f).sum(-1) - (self.b * g).sum(-1)) / (2 * self.mass))[..., None]
+        return f - shift, g + shift
+
+    def attached_left(self, f: Tensor) -> Tensor:
+        """log a + f / ε with the graph of a, too, where a > 0."""
+        return _safe_log(self.a) + self.over(f)
+
+    def attached_right(self, g: Tensor) -> Tensor:
+        """log b + g / ε with the graph of b, too, where b > 0."""
+        return _safe_log(self.b) + self.over(g)
+
     def c_transform(self, g: Tensor) -> Tensor:
         """f_i = −ε log Σ_j b_j exp((g_j − C_ij) / ε): the best f for this g; finite also where a_i = 0."""
-        return -self.epsilon[..., None] * self.operator.log_matvec(self.right(g))
+        rows = self.operator.log_matvec(self.right(g).to(self.operator.dtype))
+        return -self.epsilon[..., None] * rows.to(g.dtype)
 
     def c_transform_transposed(self, f: Tensor) -> Tensor:
         """g_j = −ε log Σ_i a_i exp((f_i − C_ij) / ε)."""
-        return -self.epsilon[..., None] * self.operator.log_rmatvec(self.left(f))
+        columns = self.operator.log_rmatvec(self.left(f).to(self.operator.dtype))
+        return -self.epsilon[..., None] * columns.to(f.dtype)
+
+
+def _safe_log(weights: Tensor) -> Tensor:
+    """log, −inf without a derivative where the weight is 0."""
+    return torch.where(weights > 0, torch.where(weights > 0, weights, 1.0).log(), -torch.inf)
 
 
 def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, balanced: bool = True) -> Problem:
@@ -108,6 +135,8 @@ def _first(values: Tensor, difference: Tensor) -> str:
 def check_points(**points: Tensor) -> None:
     """Raise ValueError, naming the first such row, if a coordinate is NaN or infinite."""
     for name, values in points.items():
+        if not values.is_floating_point():
+            raise ValueError(f"{name} holds {values.dtype}: points must be floating point; convert with .float()")
         bad = ~values.isfinite()
         if bad.any():
             place = tuple(bad.nonzero()[0].tolist())
@@ -115,18 +144,34 @@ def check_points(**points: Tensor) -> None:
 
 
 @torch.no_grad()
-def mean_cost(problem: Problem) -> Tensor:
-    """⟨a ⊗ b, C⟩ / mass², (*batch,), from an operator with ε = 1; above 4096 points, from that many, evenly spaced."""
+def mean_cost(problem: Problem, *, rows: int = MEAN_COST_ROWS) -> Tensor:
+    """⟨a ⊗ b, C⟩ / mass², (*batch,); above `rows` points, from that many, evenly spaced."""
     operator, (n, m) = problem.operator, problem.operator.shape
-    index = torch.linspace(0, n - 1, min(n, MEAN_COST_ROWS), device=operator.device).round().long()
+    index = torch.linspace(0, n - 1, min(n, rows), device=operator.device).round().long()
     # The tiny addition: all the rows that were picked may have weight 0.
     weights = problem.a[..., index] + torch.finfo(problem.a.dtype).tiny
     columns = problem.b / problem.b.sum(-1, keepdim=True)
     chunk = max(1, 2**24 // (m * max(1, math.prod(operator.batch_shape))))
     costs = [_row_costs(operator.log_rows(part), columns) for part in torch.split(index, chunk)]
-    return (torch.cat(costs, dim=-1) * weights).sum(-1) / weights.sum(-1)
+    return problem.epsilon * (torch.cat(costs, dim=-1) * weights).sum(-1) / weights.sum(-1)
 
 
 def _row_costs(log_rows: Tensor, columns: Tensor) -> Tensor:
     """Mean cost of each row, (*batch, r), over the pairs that can be matched at all."""
     return torch.where(log_rows.isfinite(), -log_rows * columns[..., None, :], 0.0).sum(-1)
+
+
+@torch.no_grad()
+def check_epsilon(problem: Problem) -> None:
+    """Raise ValueError where costs divided by ε are rounded to more than a unit, so that no plan can be told."""
+    least = LEAST_UNITS * torch.finfo(problem.operator.dtype).eps * mean_cost(problem, rows=64)
+    low = problem.epsilon < least
+    if low.any():
+        worst = int(low.expand(least.shape).flatten().int().argmax())
+        epsilon = float(problem.epsilon.expand(least.shape).flatten()[worst])
+        dtype = str(problem.operator.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"epsilon {epsilon:.3g} is below what {dtype} can carry: costs divided by it are rounded by more than 1. "
+            f"The smallest for these points is {float(least.flatten()[worst]):.2g}"
+            + ("" if dtype == "float64" else "; float64 goes further")
+        )

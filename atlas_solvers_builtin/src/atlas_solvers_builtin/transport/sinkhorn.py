@@ -1,26 +1,34 @@
-"""Sinkhorn's algorithm in the log domain: entropic transport that is right at any ε."""
+"""Entropic transport: ε-scaling, Sinkhorn sweeps on the absorbed kernel, Newton's method on the semi-dual."""
 
 from __future__ import annotations
 
-import math
-import time
-import warnings
 from typing import Any
 
 import attrs
 import torch
+from atlas_kernels_builtin.parts import fit
 from atlas_kernels_builtin.streaming import operator_of
 from torch import Tensor
 
 from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.problem import Problem, check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.absorbed import takes_accuracy
+from atlas_solvers_builtin.transport.log_domain import solve_in_logarithms
+from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of, warn
+from atlas_solvers_builtin.transport.problem import (
+    Problem,
+    check_epsilon,
+    check_points,
+    mean_cost,
+    problem_of,
+)
+from atlas_solvers_builtin.transport.rounds import REASONS, Pace, solve_rounds, start
+from atlas_solvers_builtin.transport.scaling import ladder_of
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 
 SHARE_OF_MEAN_COST = 0.05
 """The default ε, in units of the mean cost."""
-PATIENCE = 100
-"""Iterations without a new smallest error after which rounding is to blame: in exact arithmetic it never grows."""
+STORAGE = {"float32": torch.float32, "float64": torch.float64}
 
 
 @attrs.frozen
@@ -28,12 +36,16 @@ class Sinkhorn:
     """Couple two sets of points at the least cost, smoothed by entropy.
 
     Minimises ⟨P, C⟩ + ε KL(P | a ⊗ b) over plans P with marginals a and b, with the kernel's cost C = −log k: for
-    `gaussian`, |x − y|² / (2h²). Alternates the c-transforms f = −ε log Σ_j b_j exp((g_j − C_ij) / ε) and the same for
-    g, until the L1 error of the marginals is below `tolerance`. To run out of iterations is a status and a warning,
-    not an exception.
+    `gaussian`, |x − y|² / (2h²). By default: sweeps at a large ε, which falls to the one asked for; then Newton's
+    method on the semi-dual by conjugate gradients, on a kernel stored in float32 around the potentials, until the
+    marginals, summed in the precision of the input, are within `tolerance`. To run out of iterations is a status and a
+    warning, not an exception.
     """
 
-    paper = "Cuturi 2013; in the log domain, Peyré & Cuturi 2019, eq. 4.40–4.43"
+    paper = (
+        "Cuturi 2013; absorption and ε-scaling, Schmitzer 2019; Newton on the dual, Brauer et al. 2017, "
+        "here on the semi-dual with a preconditioned Schur complement"
+    )
 
     kernel: Kernel = component(
         "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
@@ -49,8 +61,45 @@ class Sinkhorn:
         metadata={"help": "L1 error of the marginals, as a share of the mass, at which the iteration stops."},
     )
     max_iterations: int = attrs.field(
-        default=5000, validator=attrs.validators.gt(0), metadata={"help": "Iterations after which it gives up."}
+        default=10_000,
+        validator=attrs.validators.gt(0),
+        metadata={"help": "Sweeps and steps of conjugate gradients, two products each, after which it gives up."},
     )
+    method: str = attrs.field(
+        default="newton",
+        validator=attrs.validators.in_(("newton", "sinkhorn", "log")),
+        metadata={"help": "newton; sinkhorn: sweeps alone, on the absorbed kernel; log: sweeps in the log domain."},
+    )
+    scaling: float = attrs.field(
+        default=4.0,
+        validator=attrs.validators.ge(1),
+        metadata={"help": "Factor by which ε falls from stage to stage; 1: start at the ε asked for. Not for log."},
+    )
+    storage: str = attrs.field(
+        default="auto",
+        validator=attrs.validators.in_(("auto", *STORAGE)),
+        metadata={"help": "Precision that the kernel is stored in; auto: float32, whatever the input. Not for log."},
+    )
+    anderson: int = attrs.field(
+        default=0,
+        validator=attrs.validators.ge(0),
+        metadata={"help": "Iterates that Anderson's acceleration combines; 0: none. For method log."},
+    )
+    relaxation: float = attrs.field(
+        default=1.0,
+        validator=[attrs.validators.gt(0), attrs.validators.lt(2)],
+        metadata={"help": "Over-relaxation: how much of its step each potential moves. For method log."},
+    )
+    check_every: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.gt(0)),
+        metadata={"help": "Iterations between two looks of the host; unset: 1 on a CPU, else 10."},
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.method != "log" and (self.anderson or self.relaxation != 1):
+            name = "anderson" if self.anderson else "relaxation"
+            raise ValueError(f"{name} has no effect with method = {self.method!r}: set method = 'log', or leave it out")
 
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
@@ -60,13 +109,14 @@ class Sinkhorn:
         `init` is a solution, or its (f, g), to start from. Raises ValueError for input that cannot be meant.
         """
         check_points(x=x, y=y)
+        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
         epsilon: float | Tensor | None = self.epsilon
         if epsilon is None:
-            mean = mean_cost(problem_of(operator_of(self.kernel, x.detach(), y.detach()), a, b))
+            mean = mean_cost(problem_of(operator_of(kernel, x.detach(), y.detach()), a, b))
             # Points that all coincide cost nothing, and any ε is right.
             epsilon = torch.where(mean > 0, SHARE_OF_MEAN_COST * mean, 1.0)
-        operator = operator_of(self.kernel, x, y, epsilon=epsilon)
-        return attrs.evolve(self.solve_operator(operator, a=a, b=b, init=init, y=y.detach()), kernel=self.kernel)
+        operator = operator_of(kernel, x, y, epsilon=epsilon)
+        return self._solve(operator, a, b, init, y, kernel)
 
     def solve_operator(
         self,
@@ -78,136 +128,83 @@ class Sinkhorn:
         y: Tensor | None = None,
     ) -> EntropicPlan:
         """The same for a given operator, whose own ε holds; y (*batch, m, d) is needed by `barycentric_map` alone."""
-        start = time.perf_counter()
+        return self._solve(operator, a, b, init, y, None)
+
+    def _solve(
+        self,
+        operator: KernelOperator,
+        a: Tensor | None,
+        b: Tensor | None,
+        init: Any,
+        y: Tensor | None,
+        kernel: Kernel | None,
+    ) -> EntropicPlan:
+        meter = Meter(operator.device)
         attached = problem_of(operator, a, b)
         problem = attached.detach()
-        f, g, status, history = self._iterate(problem, _start(problem, init))
-        # The one product that may carry a graph: of x and y through the operator, and of ε.
-        rows = operator.log_matvec(attached.right(g))
-        ratios, error = _measure(problem, f, g, rows.detach())
-        relative = (error / problem.mass).flatten().tolist()
-        status = tuple(_final(s, e, self.tolerance) for s, e in zip(status, relative, strict=True))
-        solution = EntropicPlan(
-            f=f,
-            g=g,
-            value=_value(attached, f, g, rows, ratios),
-            cost=_cost(problem, f, g),
-            marginals=(problem.a * ratios[0], problem.b * ratios[1]),
-            marginal_error=error,
-            status=status,
-            converged=torch.tensor([s == "converged" for s in status], device=operator.device).reshape(error.shape),
-            iterations=len(history),
-            matvecs=2 * len(history) + 3,
-            history=history,
-            seconds=time.perf_counter() - start,
-            problem=problem,
-            y=y,
-        )
-        self._warn(solution)
+        check_epsilon(problem)
+        iterate = self._in_logarithms if self.method == "log" else self._in_rounds
+        with torch.no_grad():
+            outcome = iterate(problem, _start(problem, init), init is not None)
+        solution = plan_of(attached, outcome, self.tolerance, meter, y=y, kernel=kernel)
+        warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=4)
         return solution
 
-    @torch.no_grad()
-    def _iterate(self, problem: Problem, g: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...], list[float]]:
-        """Return f, g, why each problem stopped, and the error after each iteration."""
-        f = problem.c_transform(g)
-        best = torch.full_like(problem.mass, torch.inf)
-        since = torch.zeros_like(best, dtype=torch.int64)
-        reason = torch.zeros_like(since)  # an index into REASONS
-        history: list[float] = []
-        for _ in range(self.max_iterations):
-            next_g = problem.c_transform_transposed(f)
-            next_f = problem.c_transform(next_g)
-            # Row i of the plan (f, next_g) sums to a_i exp((f_i − next_f_i) / ε): its error costs no further product.
-            excess = torch.where(problem.a > 0, problem.a * torch.expm1(problem.over(f - next_f)).abs(), 0.0)
-            error = excess.sum(-1) / problem.mass
-            running = reason == 0
-            # A problem that has stopped stays as it is: what it returns does not depend on the rest of the batch.
-            f, g = (torch.where(running[..., None], new, old) for new, old in ((next_f, f), (next_g, g)))
-            history.append(float(error[running].max()))
-            since = torch.where(error < best, 0, since + 1)
-            best = torch.minimum(best, error)
-            now = torch.where(since >= PATIENCE, STALLED, 0)
-            now = torch.where(error <= self.tolerance, CONVERGED, now)
-            now = torch.where(error.isfinite(), now, NON_FINITE)
-            reason = torch.where(running, now, reason)
-            if (reason > 0).all():
-                break
-        return f, g, tuple(REASONS[i] for i in reason.flatten().tolist()), history
-
-    def _warn(self, solution: EntropicPlan) -> None:
-        if bool(solution.converged.all()):
-            return
-        count, total = int((~solution.converged).sum()), solution.converged.numel()
-        worst = float((solution.marginal_error / solution.problem.mass).max())
-        advice = {
-            "non-finite": "a kernel that is zero everywhere in a row leaves nowhere to go: widen it",
-            "stalled": "rounding allows no better: use float64, or a larger epsilon",
-            "max-iterations": "raise max_iterations, or epsilon",
-        }
-        reasons = [reason for reason in advice if reason in solution.status]
-        epsilon = float(solution.epsilon.min())
-        warnings.warn(
-            f"sinkhorn: {count} of {total} problem(s) not solved ({', '.join(reasons)}) after {solution.iterations} "
-            f"iterations: marginal error {worst:.1e}, tolerance {self.tolerance:.1e}, epsilon {epsilon:.3g}. "
-            f"Next: {'; '.join(advice[reason] for reason in reasons)}.",
-            RuntimeWarning,
-            stacklevel=4,
+    def _in_rounds(self, problem: Problem, init: tuple[Tensor, Tensor], warm: bool) -> Outcome:
+        storage = STORAGE.get(self.storage, torch.float32)
+        # No stored entry is finer than the input.
+        storage = storage if problem.operator.dtype == torch.float64 else problem.operator.dtype
+        pace = Pace(
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            newton=self.method == "newton",
+            check_every=self._check_every(problem),
+            storage=storage,
+        )
+        lower = storage != problem.operator.dtype and takes_accuracy(problem.operator)
+        ladder = ladder_of(problem, self.scaling, lower=lower)
+        progress = solve_rounds(problem, ladder, pace, start(problem, ladder, *init, warm=warm))
+        reasons = tuple(REASONS[i] for i in progress.reason.flatten().tolist())
+        return Outcome(
+            progress.best_f,
+            progress.best_g,
+            (progress.rows, progress.columns),
+            reasons,
+            progress.history,
+            int(progress.spent.max()),
+            progress.matvecs,
         )
 
+    def _in_logarithms(self, problem: Problem, init: tuple[Tensor, Tensor], warm: bool) -> Outcome:
+        run = solve_in_logarithms(
+            problem,
+            init[1],
+            tolerance=self.tolerance,
+            limit=self.max_iterations,
+            check_every=self._check_every(problem),
+            relaxation=self.relaxation,
+            memory=self.anderson,
+        )
+        operator, left, right = problem.operator, problem.left(run.f), problem.right(run.g)
+        marginals = (left + operator.log_matvec(right)).exp(), (right + operator.log_rmatvec(left)).exp()
+        reasons = tuple(REASONS[i] for i in run.reason.flatten().tolist())
+        return Outcome(run.f, run.g, marginals, reasons, run.history, run.iterations, run.matvecs + 2)
 
-REASONS = ("max-iterations", "converged", "stalled", "non-finite")
-CONVERGED, STALLED, NON_FINITE = 1, 2, 3
+    def _check_every(self, problem: Problem) -> int:
+        if self.check_every is not None:
+            return self.check_every
+        return 1 if problem.operator.device.type == "cpu" else 10
 
 
-def _start(problem: Problem, init: Any) -> Tensor:
-    """The g to start from. Raises ValueError for one of another shape."""
+def _start(problem: Problem, init: Any) -> tuple[Tensor, Tensor]:
+    """The (f, g) to start from. Raises ValueError for ones of another shape."""
     if init is None:
-        return torch.zeros_like(problem.b)
-    g = init[1] if isinstance(init, tuple) else init.g
-    if g.shape != problem.b.shape or not g.isfinite().all():
-        raise ValueError(f"init must hold a finite g of shape {tuple(problem.b.shape)}, not {tuple(g.shape)}")
-    start: Tensor = g.detach().to(problem.b)
-    return start
-
-
-def _final(status: str, error: float, tolerance: float) -> str:
-    """The status of the plan as returned, which rounding may have left short of what the iteration saw."""
-    if not math.isfinite(error):
-        return "non-finite"
-    if error <= tolerance:
-        return "converged"
-    return "stalled" if status == "converged" else status
-
-
-@torch.no_grad()
-def _measure(problem: Problem, f: Tensor, g: Tensor, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Σ_j P_ij / a_i and Σ_i P_ij / b_j, and the larger L1 error of the marginals.
-
-    `rows` is log Σ_j K_ij b_j exp(g_j / ε). Where a weight is 0, the ratio is that of a point with hardly any weight:
-    1 at the optimum.
-    """
-    row_ratios = (problem.over(f) + rows).exp()
-    column_ratios = (problem.over(g) + problem.operator.log_rmatvec(problem.left(f))).exp()
-    errors = [
-        torch.where(weights > 0, weights * (ratios - 1).abs(), 0.0).sum(-1)
-        for weights, ratios in ((problem.a, row_ratios), (problem.b, column_ratios))
-    ]
-    return (row_ratios, column_ratios), torch.maximum(*errors)
-
-
-@torch.no_grad()
-def _cost(problem: Problem, f: Tensor, g: Tensor) -> Tensor:
-    return problem.operator.cost_inner(problem.left(f), problem.right(g))
-
-
-def _value(problem: Problem, f: Tensor, g: Tensor, rows: Tensor, ratios: tuple[Tensor, Tensor]) -> Tensor:
-    """The dual objective ⟨a, f⟩ + ⟨b, g⟩ − ε (Σ_ij P_ij − Σ a Σ b), with the graph of a, b, ε, and of C through `rows`.
-
-    f and g are optimal, so that their own derivatives vanish and they are taken as constants (Danskin 1967).
-    """
-    a, b, epsilon = problem.a, problem.b, problem.epsilon
-    # In the mass the weights are constants, for the sake of zeros; its derivatives by them stand beside it.
-    fixed = a.detach()
-    mass = torch.where(fixed > 0, fixed * (problem.over(f) + rows).exp(), 0.0).sum(-1)
-    mass = mass + ((a - fixed) * ratios[0]).sum(-1) + ((b - b.detach()) * ratios[1]).sum(-1)
-    return (a * f).sum(-1) + (b * g).sum(-1) - epsilon * (mass - a.sum(-1) * b.sum(-1))
+        return torch.zeros_like(problem.a), torch.zeros_like(problem.b)
+    found = init if isinstance(init, tuple) else (init.f, init.g)
+    for name, potential, weights in zip("fg", found, (problem.a, problem.b), strict=True):
+        if potential.shape != weights.shape or not potential.isfinite().all():
+            raise ValueError(
+                f"init must hold a finite {name} of shape {tuple(weights.shape)}, not {tuple(potential.shape)}"
+            )
+    f, g = (p.detach().to(w) for p, w in zip(found, (problem.a, problem.b), strict=True))
+    return f, g
