@@ -16,6 +16,10 @@ from atlas_solvers_builtin.processes.vp_linear import VPLinear
 from scipy.integrate import solve_ivp
 from torch import nn
 
+from atlas_core.contracts import Batch
+from atlas_core.engine.network import Network
+from atlas_core.engine.noise import CounterNoise
+
 F64 = torch.float64
 SIGMA_DATA = 0.7
 
@@ -176,3 +180,39 @@ def exact_model(mixture):
 @pytest.fixture(scope="session")
 def paper_schedule():
     return schedule
+
+
+class GaussianModel(nn.Module):
+    """F of the optimal network for x₀ ~ N(0, s²), by inverting the parametrization; float64."""
+
+    def __init__(self, process, parametrization, std, bias=0.0):
+        super().__init__()
+        self.process, self.parametrization, self.std, self.bias = process, parametrization, std, bias
+
+    def forward(self, x, c_noise, condition=None):
+        t = self.process.time_of_log_snr(-8 * c_noise)
+        c_in, skip, out, _ = (c[:, None] for c in self.parametrization.coefficients(self.process, t))
+        alpha, sigma = self.process.alpha(t)[:, None], self.process.sigma(t)[:, None]
+        x = x / c_in
+        data = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * x + self.bias
+        return (data - skip * x) / out
+
+
+@pytest.fixture(scope="session")
+def gaussian_model():
+    return GaussianModel
+
+
+@pytest.fixture(scope="session")
+def gaussian_loss():
+    """The loss of an objective on N(0, s²) data, with a network that is optimal but for its `bias`."""
+
+    def run(objective, process, parametrization, std=0.7, rows=4096, bias=0.0, select=None, step=3):
+        noise = CounterNoise.for_training(0, torch.arange(rows))
+        x = std * noise.normal("data", 0, torch.empty(rows, 8, dtype=F64))
+        if select is not None:
+            noise, x = noise.select(select), x[select]
+        network = Network(process, parametrization, GaussianModel(process, parametrization, std, bias))
+        return objective.loss({"denoiser": network}, Batch(x=x, step=step), noise)
+
+    return run

@@ -16,7 +16,6 @@ from atlas_solvers_builtin.processes.edm import EDM
 from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
 from atlas_solvers_builtin.processes.vp_linear import VPLinear
 from scipy import stats
-from torch import nn
 
 from atlas_core.contracts import Batch
 from atlas_core.engine.network import Network
@@ -26,42 +25,17 @@ F64 = torch.float64
 WEIGHTINGS = ("edm", "min-snr", "uniform")
 
 
-class GaussianModel(nn.Module):
-    """F of the optimal network for x₀ ~ N(0, s²), by inverting the parametrization; float64."""
-
-    def __init__(self, process, parametrization, std, bias=0.0):
-        super().__init__()
-        self.process, self.parametrization, self.std, self.bias = process, parametrization, std, bias
-
-    def forward(self, x, c_noise, condition=None):
-        t = self.process.time_of_log_snr(-8 * c_noise)
-        c_in, skip, out, _ = (c[:, None] for c in self.parametrization.coefficients(self.process, t))
-        alpha, sigma = self.process.alpha(t)[:, None], self.process.sigma(t)[:, None]
-        x = x / c_in
-        data = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * x + self.bias
-        return (data - skip * x) / out
-
-
-def run(objective, process, parametrization, std=0.7, rows=4096, bias=0.0, select=None):
-    noise = CounterNoise.for_training(0, torch.arange(rows))
-    x = std * noise.normal("data", 0, torch.empty(rows, 8, dtype=F64))
-    if select is not None:
-        noise, x = noise.select(select), x[select]
-    network = Network(process, parametrization, GaussianModel(process, parametrization, std, bias))
-    return objective.loss({"denoiser": network}, Batch(x=x, step=3), noise)
-
-
-def test_the_edm_loss_of_the_optimal_network_is_one_on_gaussian_data(process, parametrization):
+def test_the_edm_loss_of_the_optimal_network_is_one_on_gaussian_data(process, parametrization, gaussian_loss):
     # The posterior variance is s²ς²/(s² + ς²), whatever the noise level: times (ς² + d²)/(ςd)² with d = s that is 1.
-    loss = run(Denoising(weighting="edm", sigma_data=0.7), process, parametrization).per_sample
+    loss = gaussian_loss(Denoising(weighting="edm", sigma_data=0.7), process, parametrization).per_sample
     assert loss.shape == (4096,)
     assert abs(float(loss.mean()) - 1) < 3 * float(loss.std()) / math.sqrt(len(loss))
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_the_loss_floor_is_the_weighted_posterior_variance(weighting, process, parametrization):
+def test_the_loss_floor_is_the_weighted_posterior_variance(weighting, process, parametrization, gaussian_loss):
     objective, std = Denoising(weighting=weighting, sigma_data=0.7), 0.5
-    loss = run(objective, process, parametrization, std=std).per_sample
+    loss = gaussian_loss(objective, process, parametrization, std=std).per_sample
     u = torch.linspace(0, 1, 4001, dtype=F64)[:-1] + 1 / 8000
     t = objective.times(process, parametrization, u)
     alpha, sigma = process.alpha(t), process.sigma(t)
@@ -69,7 +43,7 @@ def test_the_loss_floor_is_the_weighted_posterior_variance(weighting, process, p
     floor = float((objective.weight(process, parametrization, t) * posterior).mean())
     # Four standard errors: sixty combinations are compared.
     assert abs(float(loss.mean()) - floor) < 4 * float(loss.std()) / math.sqrt(len(loss))
-    worse = run(objective, process, parametrization, std=std, bias=0.3).per_sample
+    worse = gaussian_loss(objective, process, parametrization, std=std, bias=0.3).per_sample
     assert float(worse.mean()) > float(loss.mean())
 
 
@@ -112,17 +86,17 @@ def test_times_stay_where_process_and_parametrization_are_finite(process, parame
         assert bool((t.diff() >= 0).all())
 
 
-def test_a_sample_does_not_depend_on_its_batch():
+def test_a_sample_does_not_depend_on_its_batch(gaussian_loss):
     objective = Denoising(sigma_data=0.7)
-    whole = run(objective, RectifiedFlow(), V())
-    part = run(objective, RectifiedFlow(), V(), select=torch.tensor([17, 3]))
+    whole = gaussian_loss(objective, RectifiedFlow(), V())
+    part = gaussian_loss(objective, RectifiedFlow(), V(), select=torch.tensor([17, 3]))
     torch.testing.assert_close(part.per_sample, whole.per_sample[[17, 3]], rtol=0, atol=1e-12)
     assert set(whole.logs) == {"mse"}
 
 
-def test_each_step_draws_afresh_and_the_same_step_draws_the_same():
+def test_each_step_draws_afresh_and_the_same_step_draws_the_same(gaussian_model):
     noise = CounterNoise.for_training(0, torch.arange(4))
-    network = Network(EDM(), V(), GaussianModel(EDM(), V(), 0.7))
+    network = Network(EDM(), V(), gaussian_model(EDM(), V(), 0.7))
     losses = [
         Denoising(sigma_data=0.7).loss({"denoiser": network}, Batch(x=torch.ones(4, 8, dtype=F64), step=s), noise)
         for s in (0, 0, 1)

@@ -26,36 +26,11 @@ F64 = torch.float64
 TIMES = ("uniform", "logit-normal")
 
 
-class GaussianModel(nn.Module):
-    """F of the optimal network for x₀ ~ N(0, s²), by inverting the parametrization."""
-
-    def __init__(self, process, parametrization, std, bias=0.0):
-        super().__init__()
-        self.process, self.parametrization, self.std, self.bias = process, parametrization, std, bias
-
-    def forward(self, x, c_noise, condition=None):
-        t = self.process.time_of_log_snr(-8 * c_noise)
-        c_in, skip, out, _ = (c[:, None] for c in self.parametrization.coefficients(self.process, t))
-        alpha, sigma = self.process.alpha(t)[:, None], self.process.sigma(t)[:, None]
-        x = x / c_in
-        data = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * x + self.bias
-        return (data - skip * x) / out
-
-
-def run(objective, process, parametrization, std=0.7, rows=4096, bias=0.0, select=None, dtype=F64, step=3):
-    noise = CounterNoise.for_training(0, torch.arange(rows))
-    x = std * noise.normal("data", 0, torch.empty(rows, 8, dtype=dtype))
-    if select is not None:
-        noise, x = noise.select(select), x[select]
-    network = Network(process, parametrization, GaussianModel(process, parametrization, std, bias))
-    return objective.loss({"denoiser": network}, Batch(x=x, step=step), noise)
-
-
 @pytest.mark.parametrize("times", TIMES)
-def test_the_loss_floor_is_the_variance_of_the_velocity(times, process, parametrization):
+def test_the_loss_floor_is_the_variance_of_the_velocity(times, process, parametrization, gaussian_loss):
     """Given x_t, the velocity varies by (σα̇ − ασ̇)² s² / (α²s² + σ²): the derivatives are taken numerically here."""
     objective, std = FlowMatching(times=times), 0.5
-    loss = run(objective, process, parametrization, std=std).per_sample
+    loss = gaussian_loss(objective, process, parametrization, std=std).per_sample
     u = torch.linspace(0, 1, 4001, dtype=F64)[:-1] + 1 / 8000
     t = objective.draw_times(process, parametrization, u)
     alpha, sigma = process.alpha(t), process.sigma(t)
@@ -64,15 +39,15 @@ def test_the_loss_floor_is_the_variance_of_the_velocity(times, process, parametr
     floor = (sigma * slopes[0] - alpha * slopes[1]).square() * std**2 / (alpha**2 * std**2 + sigma**2)
     # Four standard errors: forty combinations are compared.
     assert abs(float(loss.mean() - floor.mean())) < 4 * float(loss.std()) / math.sqrt(len(loss))
-    worse = run(objective, process, parametrization, std=std, bias=0.3).per_sample
+    worse = gaussian_loss(objective, process, parametrization, std=std, bias=0.3).per_sample
     assert float(worse.mean()) > float(loss.mean())
 
 
-def test_with_velocity_it_is_the_plain_square_error_of_the_output():
+def test_with_velocity_it_is_the_plain_square_error_of_the_output(gaussian_loss):
     """Denoising weighted 1/c_out² is that, too, by another way."""
     for process in (RectifiedFlow(), VPLinear()):
-        ours = run(FlowMatching(), process, Velocity(), bias=0.2)
-        theirs = run(Denoising(weighting="uniform", sigma_data=0.7), process, Velocity(), bias=0.2)
+        ours = gaussian_loss(FlowMatching(), process, Velocity(), bias=0.2)
+        theirs = gaussian_loss(Denoising(weighting="uniform", sigma_data=0.7), process, Velocity(), bias=0.2)
         torch.testing.assert_close(ours.per_sample, theirs.per_sample, rtol=1e-7, atol=0)
         torch.testing.assert_close(ours.logs["mse"], theirs.logs["mse"], rtol=1e-7, atol=0)
 
@@ -137,12 +112,12 @@ def test_times_stay_where_process_and_parametrization_are_finite(process, parame
         assert bool((t.diff() >= 0).all())
 
 
-def test_a_sample_does_not_depend_on_its_batch_and_each_step_draws_afresh():
-    whole = run(FlowMatching(), RectifiedFlow(), V())
-    part = run(FlowMatching(), RectifiedFlow(), V(), select=torch.tensor([17, 3]))
+def test_a_sample_does_not_depend_on_its_batch_and_each_step_draws_afresh(gaussian_loss):
+    whole = gaussian_loss(FlowMatching(), RectifiedFlow(), V())
+    part = gaussian_loss(FlowMatching(), RectifiedFlow(), V(), select=torch.tensor([17, 3]))
     torch.testing.assert_close(part.per_sample, whole.per_sample[[17, 3]], rtol=0, atol=1e-12)
-    assert torch.equal(whole.per_sample, run(FlowMatching(), RectifiedFlow(), V()).per_sample)
-    assert not torch.equal(whole.per_sample, run(FlowMatching(), RectifiedFlow(), V(), step=4).per_sample)
+    assert torch.equal(whole.per_sample, gaussian_loss(FlowMatching(), RectifiedFlow(), V()).per_sample)
+    assert not torch.equal(whole.per_sample, gaussian_loss(FlowMatching(), RectifiedFlow(), V(), step=4).per_sample)
 
 
 def test_it_is_found_by_name_and_satisfies_the_contract():
@@ -168,8 +143,8 @@ def test_settings_without_effect_are_refused(settings, message):
         FlowMatching(**settings)
 
 
-def test_x0_and_velocity_agree_on_what_the_loss_is():
+def test_x0_and_velocity_agree_on_what_the_loss_is(gaussian_loss):
     """The same network, said in two parametrizations, has one loss: it is the velocity's, not the output's."""
-    losses = [run(FlowMatching(), VPLinear(), p, bias=0.1).per_sample for p in (X0(), Velocity(), V())]
+    losses = [gaussian_loss(FlowMatching(), VPLinear(), p, bias=0.1).per_sample for p in (X0(), Velocity(), V())]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(losses[0], losses[2], rtol=1e-6, atol=1e-9)
