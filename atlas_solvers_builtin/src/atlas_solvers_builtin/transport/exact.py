@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import torch
+from atlas_kernels_builtin.parts import fit
 from atlas_kernels_builtin.streaming import operator_of
 from torch import Tensor
 
@@ -47,8 +48,9 @@ class Exact:
         Raises ValueError for input that cannot be meant, and for an `init`: the simplex starts where it will.
         """
         check_points(x=x, y=y)
-        solution = self.solve_operator(operator_of(self.kernel, x, y), a=a, b=b, init=init, y=y.detach())
-        return attrs.evolve(solution, kernel=self.kernel)
+        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
+        solution = self.solve_operator(operator_of(kernel, x, y), a=a, b=b, init=init, y=y.detach())
+        return attrs.evolve(solution, kernel=kernel)
 
     def solve_operator(
         self,
@@ -110,8 +112,8 @@ class Exact:
             masses = sources
         else:
             plan, g, status = _simplex(inner, sources, targets, self.max_iterations)
-            pairs = plan.nonzero(as_tuple=True)
-            masses = plan[pairs]
+            origins, ends = plan.nonzero(as_tuple=True)
+            pairs, masses = (origins, ends), plan[origins, ends]
         # Potentials of points without weight are c-transforms, over the points that have some.
         f = (cost[:, columns].double() - g).amin(1)
         g = (cost[rows].double() - f[rows, None]).amin(0)
