@@ -42,6 +42,11 @@ class Bars:
         if not self._quiet:
             self._console.print(text, highlight=False, markup=False)
 
+    def pulse(self, what: str) -> None:
+        """Show, on a terminal, that work of unknown length goes on, and for how long it has."""
+        if self._live:
+            self._progress.add_task(what, total=None, note="")
+
     @hookimpl
     def atlas_train_start(self, step: int, steps: int) -> None:
         self._began = (time.monotonic(), step)

@@ -65,6 +65,7 @@ def carry_out(plan: Any, folder: Any, *, quiet: bool, as_json: bool) -> int:
 
     with Bars(quiet=quiet) as bars:
         bars.say(f"run {folder.path}")
+        bars.pulse("transport")
         summary = run_transport(plan, folder, say=bars.say)
     result(json.dumps(summary, indent=2) if as_json else text(summary))
     if summary["solution"]["converged"] is False or summary["solution"]["cost"] is None:

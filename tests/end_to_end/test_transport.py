@@ -524,6 +524,24 @@ def test_settings_and_solvers_that_cannot_be_meant(couple: Any, files: tuple[Pat
     refused(couple(*files, "--name", "a/b"), 2, "name of a run")
 
 
+def test_more_points_than_a_matrix_has_room_for_is_said(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", gaussian(0, 9000))
+    # In a process that may take 1 GiB more than it has, a matrix of 9000 × 9000 is no small thing.
+    code = f"""
+import resource, sys, torch
+from atlas_core.transport.memory import available_memory
+from atlas_core.cli import main
+size = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, -1))
+assert 0.5 * 2**30 < available_memory() <= 2**30
+a = {str(tmp_path / "a.npy")!r}
+sys.exit(main(["transport", a, a, "--runs", {str(tmp_path)!r}, "solver.max_iterations=1", "evaluate.metrics=[]"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode in (0, 3), done.stderr
+    assert "a matrix of 9000 × 9000 entries would take 0.6 GiB" in " ".join(done.stderr.split())
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(couple: Any, files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir(mode=0o500)
