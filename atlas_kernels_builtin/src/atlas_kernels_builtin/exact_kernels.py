@@ -66,7 +66,7 @@ class Streaming:
     block_bytes: int | None = attrs.field(
         default=None,
         validator=attrs.validators.optional(attrs.validators.ge(1024)),
-        metadata={"help": "Bytes of one block; unset: what suits the device, 4 MiB on a CPU."},
+        metadata={"help": "Bytes of one block; unset: what suits the device, 8 MiB on a CPU."},
     )
 
     @property

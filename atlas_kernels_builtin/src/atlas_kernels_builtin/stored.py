@@ -36,7 +36,7 @@ class Matrix(Protocol):
 
 @attrs.frozen(eq=False)
 class Stored:
-    """A matrix, and its row and column sums (b, n), (b, m) as they were before rounding to the storage."""
+    """A matrix, and the sums of its rows (b, n) and columns (b, m) as they were before rounding to the storage."""
 
     matrix: DenseMatrix | SparseMatrix
     rows: Tensor
@@ -142,24 +142,31 @@ def kept_share(exponents: Exponents, drop: float) -> float:
 def build_sparse(
     exponents: Exponents, tiles: Sequence[Tile], storage: torch.dtype, drop: float, dtype: torch.dtype
 ) -> Stored | None:
-    """Keep the entries above `drop`; sums are of all entries, in `dtype`. None if too many are. Tiles: whole rows."""
+    """Keep the entries above `drop`, and their sums in `dtype`. None if there are too many. Tiles: whole rows."""
     n, m = exponents.shape
-    sums = _Sums((1, n, m), exponents.like, dtype)
-    values, columns, counts = [], [], []
-    kept = 0
+    values, columns, ends = [], [], [torch.zeros(1, dtype=torch.int64, device=exponents.like.device)]
+    kept, threshold = 0, math.log2(drop)
     for tile, buffer in passes.walk(tiles, exponents.like):
-        block = sums.add(tile, exponents.entries(tile, buffer))[0]
-        mask = block > drop
-        index = mask.flatten().nonzero()[:, 0]
-        values.append(block.flatten()[index].to(storage))
+        block = exponents.fill(tile, buffer)[0]
+        index = (block > threshold).flatten().nonzero()[:, 0]
+        values.append(block.flatten().index_select(0, index).exp2_())  # of these alone: exp2 is most of a dense build
         columns.append((index % m).int())
-        counts.append(mask.sum(1, dtype=torch.int32))
+        ends.append(kept + torch.searchsorted(index, m * torch.arange(1, len(block) + 1, device=index.device)))
         kept += len(index)
         if kept > GIVE_UP_ABOVE * n * m:
             return None
-    ends = torch.nn.functional.pad(torch.cat(counts).cumsum(0, dtype=torch.int32), (1, 0))
-    by_rows = compressed(ends, torch.cat(columns), torch.cat(values), (n, m))
-    return Stored(SparseMatrix(by_rows, transposed(by_rows)), sums.rows, sums.columns)
+    exact = compressed(torch.cat(ends).int(), torch.cat(columns), torch.cat(values).to(dtype), (n, m))
+    del values, columns
+    by_rows, rows = _summed(exact, storage)
+    by_columns, column_sums = _summed(transposed(exact), storage)
+    return Stored(SparseMatrix(by_rows, by_columns), rows, column_sums)
+
+
+def _summed(matrix: Tensor, storage: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The matrix in `storage`, and its row sums (1, n) before it was rounded to that."""
+    sums = matrix @ torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    parts = matrix.crow_indices(), matrix.col_indices(), matrix.values().to(storage)
+    return compressed(*parts, matrix.shape), sums[None]
 
 
 def compressed(ends: Tensor, index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
@@ -176,7 +183,7 @@ def transposed(matrix: Tensor) -> Tensor:
     rows = torch.arange(n, dtype=torch.int32, device=matrix.device)
     rows = rows.repeat_interleave(matrix.crow_indices().diff())
     ends = torch.searchsorted(columns, torch.arange(m + 1, dtype=torch.int32, device=matrix.device), out_int32=True)
-    return compressed(ends, rows[order], matrix.values()[order], (m, n))
+    return compressed(ends, rows.index_select(0, order), matrix.values().index_select(0, order), (m, n))
 
 
 class _Sums:
