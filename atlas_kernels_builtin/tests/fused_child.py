@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 
 import torch
+from atlas_kernels_builtin.engines import fused_log_sum, fused_product
+from atlas_kernels_builtin.gaussian import Gaussian
+from atlas_kernels_builtin.streaming import stream
 
 from atlas_kernels_builtin import fused
 
@@ -37,3 +40,16 @@ same = torch.full((1, 5, 40), 1e3, device=DEVICE)  # coincident points far from 
 zeros = torch.zeros(1, 5, device=DEVICE)
 one = fused.matvec(same, same, torch.full((1,), 1e6, device=DEVICE), zeros, zeros, torch.ones(1, 5, 1, device=DEVICE))
 assert one.eq(5).all(), one
+
+# Behind the operator: the engine is chosen where it can be, and gives what the tiles give.
+x = torch.randn(2, 40, 3, dtype=torch.float64, device=DEVICE)
+y = torch.randn(2, 50, 3, dtype=torch.float64, device=DEVICE)
+epsilon = torch.tensor([0.2, 1.5], dtype=torch.float64, device=DEVICE)
+operator = stream(Gaussian(bandwidth=0.7), x, y, epsilon=epsilon).scaled(x[..., 0], y[..., 0])
+assert operator.engine == ("triton" if DEVICE == "cuda" else "torch")
+dense = stream(Gaussian(bandwidth=0.7), x, y, epsilon=epsilon).scaled(x[..., 0], y[..., 0]).dense()
+u, v = x[..., 1:], y[..., 1:]
+torch.testing.assert_close(fused_product(operator, v), dense @ v)
+torch.testing.assert_close(fused_product(operator, u, transpose=True), dense.mT @ u)
+torch.testing.assert_close(fused_log_sum(operator, v[..., 0]), (dense.log() + v[:, None, :, 0]).logsumexp(-1))
+torch.testing.assert_close(fused_log_sum(operator, u[..., 0], transpose=True), (dense.log() + u[..., :1]).logsumexp(-2))

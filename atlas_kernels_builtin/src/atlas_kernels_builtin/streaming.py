@@ -16,6 +16,7 @@ from atlas_kernels_builtin.attached import AttachedProducts
 from atlas_kernels_builtin.blocks import Blocks, Exponents
 from atlas_kernels_builtin.cache import active_cache
 from atlas_kernels_builtin.checks import check_epsilon, common_batch, flatten_vector
+from atlas_kernels_builtin.engines import engine_of, fused_log_sum, fused_product
 from atlas_kernels_builtin.estimate import rounding_error
 from atlas_kernels_builtin.points import Points
 from atlas_kernels_builtin.tiles import Tile
@@ -129,6 +130,11 @@ class StreamingOperator:
     @property
     def positive(self) -> bool:
         return self.kernel.has_log
+
+    @property
+    def engine(self) -> str:
+        """`triton`: products with one vector are one fused pass on the GPU; `torch`: they go tile by tile."""
+        return engine_of(self)
 
     def with_epsilon(self, epsilon: float | Tensor) -> StreamingOperator:
         """The kernel of the same points at another ε, without scaling: what was found out about them is kept."""
@@ -256,12 +262,15 @@ class StreamingOperator:
             out = attached.matvec(flat.to(self.dtype))
         else:
             with torch.no_grad():
-                exponents = self.exponents(dtype=self.storage)
-                out = passes.product(
-                    exponents, self.tiles(exponents), flat.to(exponents.blocks.dtype), transpose=transpose
-                )
+                out = self._streamed(flat, transpose)
         out = self._shaped(out).to(vector.dtype)
         return out[..., 0] if single else out
+
+    def _streamed(self, vectors: Tensor, transpose: bool) -> Tensor:
+        if engine_of(self, vectors.shape[2]) == "triton":
+            return fused_product(self, vectors, transpose=transpose)
+        exponents = self.exponents(dtype=self.storage)
+        return passes.product(exponents, self.tiles(exponents), vectors.to(exponents.blocks.dtype), transpose=transpose)
 
     def _log_sum(self, log_vector: Tensor, *, transpose: bool) -> Tensor:
         self._need_log("log_rmatvec" if transpose else "log_matvec")
@@ -269,6 +278,8 @@ class StreamingOperator:
         if self.carries_graph(log_vector):
             return self._shaped((self._attached.T if transpose else self._attached).log_matvec(flat))
         with torch.no_grad():
+            if self.engine == "triton":
+                return self._shaped(fused_log_sum(self, flat, transpose=transpose))
             exponents = self.exponents(log_left=flat) if transpose else self.exponents(log_right=flat)
             return self._shaped(passes.log_sum(exponents, self.tiles(exponents), self.x, over_rows=transpose))
 
