@@ -16,6 +16,9 @@ PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
             "mixture",
             "product",
             "scaled",
+            "rff",
+            "positive-rff",
+            "nystroem",
         )
     },
     "atlas-solvers-builtin": {

@@ -4,8 +4,12 @@ from atlas_kernels_builtin.cauchy import Cauchy, InverseMultiquadric
 from atlas_kernels_builtin.energy import Energy
 from atlas_kernels_builtin.gaussian import Gaussian
 from atlas_kernels_builtin.laplacian import Laplacian
+from atlas_kernels_builtin.low_rank import LowRankOperator
 from atlas_kernels_builtin.matern import Matern
+from atlas_kernels_builtin.nystroem import Nystroem
+from atlas_kernels_builtin.positive_rff import PositiveRff
 from atlas_kernels_builtin.products import Product, Scaled
+from atlas_kernels_builtin.rff import Rff
 from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
 from atlas_kernels_builtin.streaming import StreamingOperator, operator_of
 from atlas_kernels_builtin.sums import Mixture, Sum
@@ -16,9 +20,13 @@ __all__ = [
     "Gaussian",
     "InverseMultiquadric",
     "Laplacian",
+    "LowRankOperator",
     "Matern",
     "Mixture",
+    "Nystroem",
+    "PositiveRff",
     "Product",
+    "Rff",
     "Scaled",
     "SquaredEuclidean",
     "StreamingOperator",

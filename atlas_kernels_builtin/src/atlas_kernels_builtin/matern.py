@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from atlas_kernels_builtin.distances import distance, squared_distances
+from atlas_kernels_builtin.inversion import draw_by_transform
 from atlas_kernels_builtin.spectral import gamma, repeated
 
 
@@ -51,9 +52,21 @@ class Matern:
     def gaussian_rates(self, count: int, dim: int, *, epsilon: float, generator: torch.Generator) -> Tensor:
         """Draw the rates of its Gaussians (see `SpectralKernel`): τ = ν / (2 s² G), G ~ Gamma(ν), (count,).
 
-        Hence frequencies of Student's law with 2ν degrees of freedom. Of k^(1/ε) the law is known for ν = 1/2, and
-        where 1/ε is a whole number; elsewhere ValueError.
+        Hence frequencies of Student's law with 2ν degrees of freedom, which is infinitely divisible (Grosswald 1976):
+        k^(1/ε) is a mixture, too. Its rates are sums of ⌊1/ε⌋ draws, and one of the fraction's law by inversion.
         """
         if self.nu == 0.5:
             return 0.5 * self.nu / (gamma(self.nu, count, generator) * (self.scale * epsilon) ** 2)
-        return repeated(lambda: 0.5 * self.nu / (gamma(self.nu, count, generator) * self.scale**2), epsilon, "matern")
+        unit = 0.5 * self.nu / self.scale**2
+
+        def fraction(power: float) -> Tensor:
+            return unit * draw_by_transform(
+                lambda s: (power * self._log_transform(s)).exp(), count, generator, low=1e-3 * power**2, high=1e7
+            )
+
+        return repeated(lambda: unit / gamma(self.nu, count, generator), epsilon, "matern", fraction)
+
+    def _log_transform(self, s: Tensor) -> Tensor:
+        """log E exp(−s / G) for complex s: log k at u = 2 √s."""
+        u = 2 * s.sqrt()
+        return (1 + u if self.nu == 1.5 else 1 + u + u.square() / 3).log() - u

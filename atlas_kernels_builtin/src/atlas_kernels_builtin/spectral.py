@@ -6,6 +6,7 @@ the Gaussian are N(0, 2τ I), by Bochner's theorem.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -38,21 +39,25 @@ def gamma(shape: float, count: int, generator: torch.Generator) -> Tensor:
     return torch._standard_gamma(torch.full((count,), shape, dtype=torch.float64), generator=generator)
 
 
-def repeated(draw: Callable[[], Tensor], epsilon: float, name: str) -> Tensor:
+def repeated(
+    draw: Callable[[], Tensor], epsilon: float, name: str, fraction: Callable[[float], Tensor] | None = None
+) -> Tensor:
     """Draw τ of k^(1/ε) where `draw` gives those of k: the sum of 1/ε draws, since a power is a product of Gaussians.
 
-    Raises ValueError where 1/ε is no whole number.
+    `fraction(p)` draws those of k^p, 0 < p < 1. Raises ValueError without it where 1/ε is no whole number.
     """
-    times = round(1 / epsilon)
-    if times < 1 or abs(times * epsilon - 1) > 1e-9:
-        raise ValueError(
-            f"{name}: the spectral law of k^(1/ε) is known where 1/ε is a whole number, not for ε = {epsilon:.6g}: use "
-            "`nystroem`, or another ε"
-        )
-    total = draw()
-    for _ in range(times - 1):
-        total = total + draw()
-    return total
+    times = 1 / epsilon
+    whole = math.floor(times * (1 + 1e-9))  # 1 / ε is rounded
+    rest = times - whole
+    draws = [draw() for _ in range(whole)]
+    if rest > 1e-9 * times:
+        if fraction is None:
+            raise ValueError(
+                f"{name}: the spectral law of k^(1/ε) is known where 1/ε is a whole number, not for ε = {epsilon:.6g}: "
+                "use `nystroem`, or another ε"
+            )
+        draws.append(fraction(rest))
+    return sum_of_rates(draws)
 
 
 def choose(draws: Sequence[Tensor], shares: Tensor, generator: torch.Generator) -> Tensor:
