@@ -261,6 +261,18 @@ def test_the_translation_is_found_at_once():
     assert attrs.evolve(SOLVER, rho=1000.0, marginals="tv", tolerance=1e-8).solve(X, Y, a=A, b=B).iterations < 200
 
 
+@pytest.mark.parametrize(("marginals", "rho", "most"), [("kl", 10.0, 400), ("tv", 1.0, 1000), ("tv", 10.0, 1000)])
+def test_newton_arrives_where_sweeps_creep(marginals, rho, most):
+    """Sweeps alone need 650 here for relative entropy, and leave some 1e-5 after 1000 for total variation."""
+    x, y = normal(200, 2), normal(200, 2, seed=1) + 0.5
+    solver = attrs.evolve(SOLVER, epsilon=0.03, rho=rho, marginals=marginals, tolerance=1e-10, max_iterations=most)
+    solution = solver.solve(x, y)
+    assert solution.status == ("converged",)
+    uniform = np.full(200, 1 / 200)
+    primal = objective(solution.plan().numpy(), cost_matrix(x, y), uniform, uniform, 0.03, rho, rho, marginals)
+    assert float(solution.value) == pytest.approx(primal, rel=1e-8)
+
+
 def test_a_solution_is_where_the_next_one_starts():
     cold = SOLVER.solve(X, Y, a=A, b=B)
     assert SOLVER.solve(X, Y, a=A, b=B, init=cold).iterations == 1

@@ -41,6 +41,10 @@ class Penalty(Protocol):
         """ρ φ(ratio); a balanced side is not charged for rounding."""
         ...
 
+    def legal(self, f: Tensor) -> Tensor:
+        """The nearest potential that a dual optimum may have."""
+        ...
+
 
 @attrs.frozen(eq=False)
 class Balanced:
@@ -63,6 +67,9 @@ class Balanced:
 
     def price(self, ratio: Tensor) -> Tensor:
         return torch.zeros_like(ratio)
+
+    def legal(self, f: Tensor) -> Tensor:
+        return f
 
 
 @attrs.frozen(eq=False)
@@ -89,6 +96,9 @@ class RelativeEntropy:
 
     def price(self, ratio: Tensor) -> Tensor:
         return self._rho * (torch.xlogy(ratio, ratio) - ratio + 1)
+
+    def legal(self, f: Tensor) -> Tensor:
+        return f
 
     @property
     def _rho(self) -> Tensor:
@@ -121,6 +131,9 @@ class TotalVariation:
 
     def price(self, ratio: Tensor) -> Tensor:
         return self.rho[..., None] * (ratio - 1).abs()
+
+    def legal(self, f: Tensor) -> Tensor:
+        return _clipped(f, self.rho[..., None])
 
 
 def penalty_of(kind: Literal["kl", "tv"], rho: float | Tensor, like: Tensor) -> Penalty:

@@ -9,14 +9,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from atlas_core.contracts import KernelOperator
+from atlas_solvers_builtin.transport.absorbed_transforms import DRIFT, Absorbed
 from atlas_solvers_builtin.transport.penalties import Penalty, translated
 from atlas_solvers_builtin.transport.problem import Problem
+from atlas_solvers_builtin.transport.proximal_newton import newton
 
-DRIFT = 20.0
-"""Most that a potential may move, in units of ε, from where the kernel was absorbed: exp(20) is safe in float32."""
 CHECK_EVERY = 10
 """Sweeps on the absorbed kernel between two looks at the error, each a synchronisation with the device."""
+NEWTON_BELOW = 0.1
+"""Error below which Newton steps take over from sweeps, which mend single points well and what is collective badly."""
 PATIENCE = 300
 """Sweeps without a new smallest error after which rounding is to blame."""
 REASONS = ("max-iterations", "converged", "stalled", "non-finite")
@@ -86,7 +87,7 @@ class Sweeps:
         """Start from g (*batch, m). Convergence is only ever declared in the log domain, in full precision."""
         problem, state = self.problem, _State.of(self.problem)
         f = self._prox(0, problem.c_transform(g))
-        iterations, matvecs = 0, 1
+        iterations, matvecs, worst = 0, 1, torch.inf
         absorbed: Absorbed | None = None
         while iterations < max_iterations and not state.done:
             before = f, g
@@ -94,20 +95,25 @@ class Sweeps:
             sweeps = 1
             if absorbed is not None:
                 transforms, sweeps = (absorbed.rows, absorbed.columns), min(CHECK_EVERY, max_iterations - iterations)
+                if worst < NEWTON_BELOW:
+                    f, g, steps = newton(absorbed, self.penalties, g)
+                    iterations, matvecs, sweeps = iterations + steps, matvecs + 2 * steps + 3, 2
             for _ in range(sweeps):
                 f, g, error, t = self._sweep(f, g, *transforms)
             iterations, matvecs = iterations + sweeps, matvecs + 2 * sweeps
             f, g = state.keep(before, (f, g))
+            if absorbed is not None and not bool((f.isfinite().all()) & g.isfinite().all()):
+                absorbed, (f, g) = None, before
+                continue
+            worst = float(error[~state.stopped].max())
             if absorbed is None:
                 state.record(error, self.tolerance, sweeps)
                 drift = float((problem.over(g - before[1])).abs().amax())
                 if problem.operator.absorbs and drift < DRIFT / 2 and not state.done:
                     absorbed, matvecs = Absorbed.at(problem, t, g, self.tolerance), matvecs + 1
-            elif not absorbed.holds(f, g):
-                absorbed, (f, g) = None, before
             else:
                 # What it believes converged is measured again, on the kernel as it is.
-                absorbed = None if float(error[~state.stopped].max()) <= self.tolerance else absorbed
+                absorbed = absorbed if worst > self.tolerance and absorbed.holds(g) else None
                 state.watch(error, sweeps)
         return Swept(f, g, state.reason, state.history, iterations, matvecs)
 
@@ -174,35 +180,3 @@ class _State:
         now = torch.where(error <= tolerance, CONVERGED, self.reason)
         now = torch.where(error.isfinite(), now, NON_FINITE)
         self.reason = torch.where(running, now, self.reason)
-
-
-@attrs.frozen(eq=False)
-class Absorbed:
-    """c-transforms on the kernel E_ij = exp((t_i + g_j − C_ij) / ε), which is stored: products without exponentials."""
-
-    problem: Problem
-    entries: KernelOperator
-    t: Tensor
-    g: Tensor
-
-    @classmethod
-    def at(cls, problem: Problem, t: Tensor, g: Tensor, tolerance: float) -> Absorbed:
-        """Absorb at t = T(g), where the rows of diag(a) E diag(b) sum to a: nothing is far from 1."""
-        storage = torch.float32 if tolerance >= 1e-5 else None  # sums of float32 entries are right to some 1e-7
-        entries = problem.operator.scaled(problem.over(t), problem.over(g), storage=storage)
-        return cls(problem, entries, t, g)
-
-    def rows(self, g: Tensor) -> Tensor:
-        """T(g): (*batch, m) -> (*batch, n)."""
-        right = self.problem.b * self.problem.over(g - self.g).exp()
-        return self.t - self.problem.epsilon[..., None] * self.entries.matvec(right).log()
-
-    def columns(self, f: Tensor) -> Tensor:
-        """Tᵀ(f): (*batch, n) -> (*batch, m)."""
-        left = self.problem.a * self.problem.over(f - self.t).exp()
-        return self.g - self.problem.epsilon[..., None] * self.entries.rmatvec(left).log()
-
-    def holds(self, f: Tensor, g: Tensor) -> bool:
-        """Whether nothing has drifted so far from where it was absorbed that it could overflow."""
-        near = (self.problem.over(g - self.g).abs().amax() < DRIFT) & f.isfinite().all()
-        return bool(near)

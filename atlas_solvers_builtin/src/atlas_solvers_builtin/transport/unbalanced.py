@@ -32,8 +32,8 @@ class SinkhornUnbalanced:
 
     Minimises ⟨P, C⟩ + ε KL(P | a ⊗ b) + ρ_a D(P 1 | a) + ρ_b D(Pᵀ 1 | b) with the kernel's cost C = −log k, KL(p | q) =
     Σ p ln(p / q) − p + q, and D = KL or total variation Σ |p − q|. Under total variation no pair that costs more than
-    ρ_a + ρ_b is matched, up to ε. Stops once the plan's marginals are those that the potentials want; to run out of
-    iterations is a status and a warning, not an exception.
+    ρ_a + ρ_b is matched, up to ε. Sweeps as ε falls, then Newton's method on the semi-dual, until the plan's marginals
+    are those that the potentials want; to run out of iterations is a status and a warning, not an exception.
     """
 
     paper = "Chizat, Peyré, Schmitzer & Vialard 2018; Séjourné et al. 2019; Séjourné, Vialard & Peyré 2022"
@@ -72,7 +72,9 @@ class SinkhornUnbalanced:
         metadata={"help": "L1 distance of the plan's marginals from those wanted, as a share of the mean mass."},
     )
     max_iterations: int = attrs.field(
-        default=5000, validator=attrs.validators.gt(0), metadata={"help": "Sweeps after which it gives up."}
+        default=5000,
+        validator=attrs.validators.gt(0),
+        metadata={"help": "Sweeps and steps of conjugate gradients after which it gives up."},
     )
 
     def solve(

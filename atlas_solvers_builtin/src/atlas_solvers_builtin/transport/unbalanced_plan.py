@@ -120,7 +120,7 @@ def warn(solution: UnbalancedPlan, tolerance: float, *, stacklevel: int) -> None
     mass = (solution.problem.a.detach().sum(-1) + solution.problem.b.detach().sum(-1)) / 2
     warnings.warn(
         f"sinkhorn-unbalanced: {int((~solution.converged).sum())} of {len(solution.status)} problem(s) not solved "
-        f"({', '.join(reasons)}) after {solution.iterations} sweeps: residual "
+        f"({', '.join(reasons)}) after {solution.iterations} iterations: residual "
         f"{float((solution.marginal_error / mass).max()):.1e}, tolerance {tolerance:.1e}, epsilon "
         f"{float(solution.epsilon.min()):.3g}. Next: {'; '.join(advice[reason] for reason in reasons)}.",
         RuntimeWarning,
