@@ -20,14 +20,18 @@ def draw_permutation(plan: Tensor, noise: NoiseSource, step: int) -> Tensor:
     A random permutation π with P(π(i) = j) = n P_ij, so that both marginals are exact in every draw, and the pairs
     follow the plan over the draws. A plan that is a permutation is followed to the letter. Of n P, written in binary,
     the lowest bit is rounded away again and again: since rows and columns have even sums, its ones fall into cycles of
-    alternate entries, and a fair coin a cycle says which half goes up and which goes down (Gabow 1976; Goel, Kapralov &
-    Khanna 2010, section 2). Runs where the plan lies; the coins are those of `noise`, whose rows are the plan's.
+    alternate entries, and a fair coin a cycle says which half goes up and which goes down (Euler partitions, Gabow 1976;
+    dependent rounding, Gandhi et al. 2006). Runs where the plan lies; the coins are those of `noise`, whose rows are the
+    plan's.
 
     Marginal errors of the plan are divided out first. Raises ValueError for a plan that is not finite.
     """
     n = plan.shape[0]
     if plan.shape != (n, n):
         raise ValueError(f"pairs are drawn from a plan between as many points as points, not {tuple(plan.shape)}")
+    device = plan.device
+    if device.type == "mps":  # which has no float64
+        plan = plan.cpu()
     bits = math.ceil(math.log2(max(n, 2))) + SPARE_BITS
     coins = (noise.uniform("pair", step, (bits + 1,)) * 2**53).long().to(plan.device)
     counts = _in_units(plan, 2**bits, coins[:, bits].argsort())
@@ -37,13 +41,13 @@ def draw_permutation(plan: Tensor, noise: NoiseSource, step: int) -> Tensor:
             up = _alternate(rows, columns, coins[:, bit] & 1)
             counts[rows, columns] += torch.where(up, 1, -1)
         counts >>= 1
-    return counts.argmax(1)
+    return counts.argmax(1).to(device)
 
 
 def _in_units(plan: Tensor, units: int, order: Tensor) -> Tensor:
     """Round n P down to integers (n, n) whose rows and columns sum to `units` exactly; what is left over is paired
     by rank in `order` (n,)."""
-    shares = plan.double() if plan.device.type != "mps" else plan.float()
+    shares = plan.double()
     shares = shares / shares.sum(1, keepdim=True)
     shares = shares / shares.sum(0).clamp(min=1)
     if not shares.isfinite().all():

@@ -29,7 +29,8 @@ class MMD(FeatureSets):
     too large.
 
     Every contender meets one kernel: where it is unset, a Gaussian whose bandwidth h is the median distance within the
-    real set (k = exp(−|x − y|² / (2h²))); one with settings that depend on the data gets them from the real set.
+    real set (k = exp(−|x − y|² / (2h²))); one with settings that depend on the data gets them from the real set. Its
+    values are taken exactly, also where it offers an approximate operator.
     """
 
     better = "lower"
