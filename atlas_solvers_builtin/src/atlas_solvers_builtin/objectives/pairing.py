@@ -20,9 +20,9 @@ def draw_permutation(plan: Tensor, noise: NoiseSource, step: int) -> Tensor:
     A random permutation π with P(π(i) = j) = n P_ij, so that both marginals are exact in every draw, and the pairs
     follow the plan over the draws. A plan that is a permutation is followed to the letter. Of n P, written in binary,
     the lowest bit is rounded away again and again: since rows and columns have even sums, its ones fall into cycles of
-    alternate entries, and a fair coin a cycle says which half goes up and which goes down (Euler partitions, Gabow 1976;
-    dependent rounding, Gandhi et al. 2006). Runs where the plan lies; the coins are those of `noise`, whose rows are the
-    plan's.
+    alternate entries, and a fair coin a cycle says which half goes up and which goes down (Euler partitions: Gabow
+    1976; dependent rounding: Gandhi et al. 2006). Runs where the plan lies; the coins are those of `noise`, whose rows
+    are the plan's.
 
     Marginal errors of the plan are divided out first. Raises ValueError for a plan that is not finite.
     """
