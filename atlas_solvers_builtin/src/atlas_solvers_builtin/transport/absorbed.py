@@ -28,6 +28,11 @@ class Around(Protocol):
         """Σ_i P_ij, (*batch, m)."""
         ...
 
+    @property
+    def storage(self) -> torch.dtype:
+        """What products are rounded to."""
+        ...
+
     def matvec(self, v: Tensor) -> Tensor:
         """P @ v."""
         ...
@@ -57,7 +62,7 @@ def around(
     absorbed = operator.scaled(left, right, storage=storage, drop=drop, **more)
     unit = mass / (n * m)
     rows, columns = (unit * part for part in absorbed.sums())
-    return Absorbed(absorbed, unit, rows, columns)
+    return Absorbed(absorbed, storage, unit, rows, columns)
 
 
 def takes_accuracy(operator: KernelOperator) -> bool:
@@ -74,6 +79,7 @@ class Absorbed:
     """
 
     operator: KernelOperator
+    storage: torch.dtype
     unit: Tensor
     """(*batch, 1): mass / (n m)."""
     rows: Tensor
@@ -99,6 +105,10 @@ class InLogarithms:
     right: Tensor
     rows: Tensor
     columns: Tensor
+
+    @property
+    def storage(self) -> torch.dtype:
+        return self.operator.dtype
 
     def matvec(self, v: Tensor) -> Tensor:
         return signed_product(self.operator.log_matvec, self.left, self.right, v)

@@ -19,8 +19,8 @@ from atlas_solvers_builtin.transport.sweeps import Local, Scalings, chosen
 
 LONGEST = 4.0
 """The most that log v may change in one step; the quadratic model does not reach further."""
-LEAST_DIAGONAL = 1e-6
-"""Share of c that the diagonal of S is taken to be at least: below, float32 storage leaves nothing but rounding."""
+DAMPING = 4.0
+"""Roundings of the stored entries that are added to S, as a share of c: below is nothing but noise, of either sign."""
 SHORTEST = 1 / 64
 
 
@@ -31,21 +31,25 @@ class Schur:
     local: Local
     at: Scalings
     inverse_a: Tensor
+    damped: Tensor
+    """c, and what rounding of the stored entries could take from it."""
     preconditioner: Tensor
 
     def __matmul__(self, z: Tensor) -> Tensor:
         at, plan = self.at, self.local.plan
         rows = plan.matvec(at.v * z)
-        return at.columns * z - at.v * plan.rmatvec(at.u.square() * self.inverse_a * rows)
+        return self.damped * z - at.v * plan.rmatvec(at.u.square() * self.inverse_a * rows)
 
 
 def schur(local: Local, at: Scalings) -> Schur:
     inverse = torch.where(local.a > 0, 1 / local.a, 0.0)
-    diagonal = at.columns
+    damping = DAMPING * torch.finfo(local.plan.storage).eps
+    damped = at.columns * (1 + damping)
+    diagonal = damped
     squares = local.plan.squares(at.u.square() * inverse)
     if squares is not None:
-        diagonal = torch.maximum(diagonal - at.v.square() * squares, LEAST_DIAGONAL * at.columns)
-    return Schur(local, at, inverse, torch.where(diagonal > 0, 1 / diagonal, 0.0))
+        diagonal = torch.maximum(diagonal - at.v.square() * squares, damping * at.columns)
+    return Schur(local, at, inverse, damped, torch.where(diagonal > 0, 1 / diagonal, 0.0))
 
 
 def conjugate_gradients(
@@ -96,11 +100,11 @@ def newton_step(
     z, steps = conjugate_gradients(
         schur(local, at), residual, goal * problem.mass, going, limit=limit, check_every=check_every
     )
-    # Constants change nothing; without them the step is as short as it can be.
-    z = z - ((z * local.b).sum(-1) / problem.mass)[..., None]
-    size = z.abs().amax(-1)
-    length = (LONGEST / size).clamp(max=1.0)
+    # Constants change nothing; without them the step is as short as it can be. A point that hardly exchanges mass with
+    # the others wants to go far, further than the model reaches, and must not hold up the rest.
+    z = (z - ((z * local.b).sum(-1) / problem.mass)[..., None]).clamp(-LONGEST, LONGEST)
     slope = (residual * z).sum(-1)
+    length = torch.ones_like(slope)
     before = _dual(local, at.u, at.v)
     # What storage in float32 rounds of the semi-dual: of its changes where the base is exact, else of all of it.
     changes = torch.where(

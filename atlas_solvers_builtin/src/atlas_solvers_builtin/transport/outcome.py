@@ -83,7 +83,8 @@ def warn(solution: EntropicPlan, *, tolerance: float, method: str, stacklevel: i
     better = "" if method == "newton" else "method = 'newton', or "
     advice = {
         "non-finite": "a kernel that is zero everywhere in a row leaves nowhere to go: widen it",
-        "stalled": f"rounding allows no better: {precision}a tolerance of {2 * worst:.1g}"
+        "stalled": f"errors fall no further, by rounding or for points too far apart: {precision}"
+        f"a tolerance of {2 * worst:.1g}"
         + (f", or an epsilon of at least {safe:.2g}" if safe > epsilon else ", or a larger epsilon"),
         "max-iterations": f"{better}raise max_iterations, or epsilon",
     }

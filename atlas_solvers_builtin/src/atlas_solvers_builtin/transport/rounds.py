@@ -10,12 +10,10 @@ from atlas_solvers_builtin.transport.absorbed import Around, around
 from atlas_solvers_builtin.transport.newton import newton_step
 from atlas_solvers_builtin.transport.problem import Problem
 from atlas_solvers_builtin.transport.scaling import Ladder
-from atlas_solvers_builtin.transport.sweeps import Local, Scalings, sweep
+from atlas_solvers_builtin.transport.sweeps import COARSE, Local, Scalings, sweep
 
 RUNNING, CONVERGED, MAX_ITERATIONS, STALLED, NON_FINITE = range(5)
 REASONS = ("running", "converged", "max-iterations", "stalled", "non-finite")
-COARSE = 3e-2
-"""Marginal error to which a coarse ε is solved: it is only where the next one starts."""
 FINE = 1e-3
 """Marginal error at the final ε from which exact sums are worth their price."""
 COARSE_ENTRIES = 1e-5
@@ -26,7 +24,7 @@ DROPPED = 0.02
 """Share of the tolerance that entries left out of the kernel may add up to."""
 CLOSE = 0.5
 """Marginal error below which no scaling is far from 1."""
-PATIENCE = 3
+PATIENCE = 4
 """Rounds without a smaller error after which rounding is to blame."""
 
 
@@ -77,7 +75,17 @@ class Progress:
 
     @property
     def running(self) -> Tensor:
+        """(*batch,)."""
         return self.reason == RUNNING
+
+    def resume(self, reason: int) -> bool:
+        """Let the problems that stopped for `reason` run on from their best potentials; whether there are any."""
+        again = self.reason == reason
+        wide = again[..., None]
+        self.f, self.g = torch.where(wide, self.best_f, self.f), torch.where(wide, self.best_g, self.g)
+        self.reason = torch.where(again, RUNNING, self.reason)
+        self.patience = torch.where(again, 0, self.patience)
+        return bool(again.any())
 
 
 def start(problem: Problem, ladder: Ladder, f: Tensor, g: Tensor, *, warm: bool) -> Progress:
@@ -126,10 +134,12 @@ def _coarse_round(problem: Problem, ladder: Ladder, pace: Pace, progress: Progre
     if _rescued(there, plan, progress, group):
         return
     final = progress.stage == ladder.last
+    # Sweeps alone may need any number to get there: what they reach is good enough for a start.
+    budget = pace if pace.newton else attrs.evolve(pace, max_iterations=int(progress.spent.max()) + 10 * pace.sweeps)
     target = torch.where(final, FINE, COARSE).to(problem.mass.dtype)
     error = _error(there, plan)
-    local = Local(plan, there, (error < CLOSE).to(error.dtype))
-    at, done = _improve(local, pace, progress, group, target)
+    local = Local(plan, there, (error < CLOSE).to(error.dtype), even=pace.newton)
+    at, done = _improve(local, budget, progress, group, target)
     del plan, local
     _absorb(there, progress, at, group)
     progress.visits += group
@@ -171,7 +181,7 @@ def _judge(progress: Progress, plan: Around, error: Tensor, running: Tensor, pac
     """Keep what is best, and stop what has arrived or gets no further."""
     better = running & (error < progress.best)
     # Far from the solution errors may grow for a while.
-    progress.patience = torch.where(error < 0.9 * progress.best, 0, progress.patience + (running & (error < CLOSE)))
+    progress.patience = torch.where(error < 0.98 * progress.best, 0, progress.patience + (running & (error < CLOSE)))
     wide = better[..., None]
     progress.best_f = torch.where(wide, progress.f, progress.best_f)
     progress.best_g = torch.where(wide, progress.g, progress.best_g)

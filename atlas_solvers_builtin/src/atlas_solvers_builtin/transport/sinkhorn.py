@@ -22,7 +22,7 @@ from atlas_solvers_builtin.transport.problem import (
     mean_cost,
     problem_of,
 )
-from atlas_solvers_builtin.transport.rounds import REASONS, Pace, solve_rounds, start
+from atlas_solvers_builtin.transport.rounds import REASONS, STALLED, Pace, solve_rounds, start
 from atlas_solvers_builtin.transport.scaling import ladder_of
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 
@@ -78,7 +78,7 @@ class Sinkhorn:
     storage: str = attrs.field(
         default="auto",
         validator=attrs.validators.in_(("auto", *STORAGE)),
-        metadata={"help": "Precision that the kernel is stored in; auto: float32, whatever the input. Not for log."},
+        metadata={"help": "Precision the kernel is stored in; auto: float32, and float64 if that stalls. Not for log."},
     )
     anderson: int = attrs.field(
         default=0,
@@ -164,6 +164,9 @@ class Sinkhorn:
         lower = storage != problem.operator.dtype and takes_accuracy(problem.operator)
         ladder = ladder_of(problem, self.scaling, lower=lower)
         progress = solve_rounds(problem, ladder, pace, start(problem, ladder, *init, warm=warm))
+        if self.storage == "auto" and storage != problem.operator.dtype and progress.resume(STALLED):
+            # What float32 entries cannot tell apart, float64 ones may.
+            solve_rounds(problem, ladder, attrs.evolve(pace, storage=problem.operator.dtype), progress)
         reasons = tuple(REASONS[i] for i in progress.reason.flatten().tolist())
         return Outcome(
             progress.best_f,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import attrs
 import torch
 from torch import Tensor
@@ -15,9 +17,17 @@ NEAR = (-4.0, 10.0)
 """The same where sums are taken as differences to the exact ones: more than e⁻⁴ would cancel."""
 
 
-@attrs.frozen(eq=False)
-class Scalings:
-    """u and v, rows exact, with the column sums of diag(u) P diag(v); of every problem of a batch."""
+COARSE = 3e-2
+"""Marginal error to which a coarse ε is solved: it is only where the next one starts."""
+UNEVEN = 0.3
+"""log of column sum over weight that no point may exceed there: what is left behind has far to go at a smaller ε."""
+
+
+class Scalings(NamedTuple):
+    """u and v, rows exact, with the column sums of diag(u) P diag(v); of every problem of a batch.
+
+    A tuple, which a compiler can make inside a graph.
+    """
 
     u: Tensor
     v: Tensor
@@ -37,6 +47,8 @@ class Local:
     plan: Around
     problem: Problem
     exact: Tensor
+    even: bool = False
+    """True: an error counts as coarse as long as a single point is far from its weight, however light it is."""
 
     @property
     def a(self) -> Tensor:
@@ -72,7 +84,11 @@ class Local:
 
     def error(self, columns: Tensor) -> Tensor:
         """L1 error of the columns, as a share of the mass."""
-        return (columns - self.b).abs().sum(-1) / self.problem.mass
+        error = (columns - self.b).abs().sum(-1) / self.problem.mass
+        if not self.even:
+            return error
+        worst = torch.where(self.b > 0, (columns / self.b).log().abs(), 0.0).amax(-1)
+        return torch.where(worst > UNEVEN, error.clamp(min=1.01 * COARSE), error)
 
     def in_range(self, at: Scalings) -> Tensor:
         """(*batch,): whether u and v are still near enough to 1."""

@@ -1,0 +1,107 @@
+"""What cannot be meant is named; what can is answered, however degenerate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+
+from atlas_kernels_builtin import Gaussian
+
+SOLVER = Sinkhorn(kernel=Gaussian(), epsilon=0.1, tolerance=1e-8)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.tensor(np.random.default_rng(seed).normal(size=shape)).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.zeros(0, 2), torch.zeros(3, 2), r"x must be a non-empty .*not \(0, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(3, 0), "y must be a non-empty"),
+        (torch.zeros(3, 2), torch.zeros(4, 2).double(), "x is torch.float32 on cpu, y is torch.float64"),
+        (torch.zeros(3, 2).long(), torch.zeros(4, 2).long(), "x holds torch.int64: points must be floating point"),
+        (torch.zeros(3, 2), torch.zeros(4, 3), "different shapes"),
+        (torch.zeros(2, 3, 2), torch.zeros(5, 4, 2), "batch dimensions"),
+        (torch.zeros(3, 2), torch.zeros(4, 2, device="meta"), "x is on cpu, y is on meta"),
+    ],
+)
+def test_points_that_do_not_fit_are_named(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        SOLVER.solve(x, y)
+
+
+def test_single_points_and_points_that_are_all_equal():
+    single = SOLVER.solve(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
+    assert float(single.value) == pytest.approx(1.0, rel=1e-12)  # |x − y|² / 2, and nothing to choose
+    y = normal(5, 2)
+    spread = SOLVER.solve(torch.zeros(1, 2).double(), y)
+    assert float(spread.value) == pytest.approx(float(y.square().sum(-1).mean() / 2), rel=1e-9)
+    equal = SOLVER.solve(torch.ones(3, 2), torch.ones(4, 2))
+    assert float(equal.value) == 0
+    torch.testing.assert_close(equal.plan(), torch.full((3, 4), 1 / 12))
+
+
+def test_duplicate_points_are_one_point_of_their_weight():
+    x, y = normal(3, 2), normal(4, 2, seed=1)
+    expected = SOLVER.solve(x, y)
+    solution = SOLVER.solve(x.repeat(5, 1), y.repeat(3, 1))
+    torch.testing.assert_close(solution.value, expected.value, rtol=1e-9, atol=0)
+    torch.testing.assert_close(solution.plan().reshape(5, 3, 3, 4).sum((0, 2)), expected.plan(), rtol=1e-6, atol=1e-10)
+
+
+def test_integer_weights_are_masses():
+    x, y, a = normal(3, 2), normal(4, 2, seed=1), torch.tensor([3, 1, 0])
+    solution = SOLVER.solve(x, y, a=a, b=torch.ones(4, dtype=torch.int64))
+    torch.testing.assert_close(solution.plan().sum(1), a.double(), rtol=0, atol=1e-6)
+    assert float(solution.value) == pytest.approx(4 * float(_half(x, y)), rel=1e-2)
+
+
+def _half(x, y):
+    """The value per mass, up to ε log mass, from the same problem of mass 1."""
+    value = SOLVER.solve(x, y, a=torch.tensor([0.75, 0.25, 0]).double()).value
+    return value + SOLVER.epsilon * (4 - 1 - np.log(4))  # P = 4 P₁, a ⊗ b = 16 a₁ ⊗ b₁
+
+
+def test_an_epsilon_below_the_dtype_is_said_with_the_number():
+    x, y = normal(30, 2, dtype=torch.float32), normal(40, 2, seed=1, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"epsilon 1e-09 is below what float32 can carry.*smallest .* [0-9.]+e-07"):
+        Sinkhorn(kernel=Gaussian(), epsilon=1e-9).solve(x, y)
+    for value in (0.0, -1.0):
+        with pytest.raises(ValueError, match="epsilon"):
+            Sinkhorn(kernel=Gaussian(), epsilon=value)
+
+
+def test_a_tolerance_that_the_dtype_cannot_reach_names_the_epsilon_that_could():
+    x, y = normal(30, 2, dtype=torch.float32), normal(40, 2, seed=1, dtype=torch.float32)
+    with pytest.warns(RuntimeWarning, match=r"stalled.*use float64, or a tolerance of .*epsilon of at least") as caught:
+        solution = Sinkhorn(kernel=Gaussian(), epsilon=1e-3, tolerance=1e-6).solve(x, y)
+    assert len(caught) == 1
+    assert solution.status == ("stalled",)
+    assert Sinkhorn(kernel=Gaussian(), epsilon=1e-3, tolerance=1e-6).solve(x.double(), y.double()).converged
+
+
+def test_far_from_the_origin_float64_loses_nothing_that_matters():
+    x, y = normal(30, 2), normal(40, 2, seed=1)
+    near, far = SOLVER.solve(x, y), SOLVER.solve(x + 1e5, y + 1e5)
+    torch.testing.assert_close(far.value, near.value, rtol=1e-8, atol=0)
+
+
+def test_an_outlier_whose_kernel_underflows_is_served():
+    x = torch.cat([normal(30, 2), torch.tensor([[60.0, 0.0]])])  # exp(−C/ε) is 0 in float64: C/ε is 18,000
+    y = torch.cat([normal(30, 2, seed=1), torch.tensor([[58.0, 0.0]])])
+    solution = SOLVER.solve(x, y)
+    assert solution.status == ("converged",)
+    plan = solution.plan()
+    assert float((plan.sum(1) - 1 / 31).abs().sum()) <= 1e-8
+    assert float(plan[-1, -1]) == pytest.approx(1 / 31, rel=1e-6)
+
+
+def test_the_callers_tensors_and_the_random_state_are_left_alone():
+    x, y, a = normal(6, 2), normal(5, 2, seed=1), torch.full((6,), 1 / 6, dtype=torch.float64)
+    copies, state = [t.clone() for t in (x, y, a)], torch.get_rng_state()
+    SOLVER.solve(x, y, a=a)
+    assert all(torch.equal(*pair) for pair in zip((x, y, a), copies, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
