@@ -241,6 +241,12 @@ def test_bad_input_is_named(changes, message):
         SOLVER.solve(arguments.pop("x"), arguments.pop("y"), **arguments)
 
 
+def test_a_matrix_beyond_memory_is_refused_with_alternatives():
+    x = torch.zeros(10_000_000, 1)
+    with pytest.raises(ValueError, match=r"10000000 × 10000000 points need .* GB.*`sinkhorn`, which streams"):
+        SOLVER.solve(x, x)
+
+
 def test_a_signed_kernel_is_refused_with_an_alternative():
     with pytest.raises(ValueError, match=r"positive kernel.*`gaussian`"):
         Exact(kernel=Signed()).solve(normal(5, 2), normal(4, 2))

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import torch
+from atlas_kernels_builtin.exact_operator import free_memory
 from atlas_kernels_builtin.parts import fit
 from atlas_kernels_builtin.streaming import operator_of
 from torch import Tensor
@@ -18,6 +19,9 @@ from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.assignment import assign, is_assignment
 from atlas_solvers_builtin.transport.problem import Problem, check_points, problem_of
 from atlas_solvers_builtin.transport.sparse_coupling import SparseCoupling, costs
+
+COPIES = 4
+"""Matrices of the size of the cost, in float64, that one problem takes at its peak."""
 
 
 @attrs.frozen
@@ -66,6 +70,7 @@ class Exact:
         if init is not None:
             raise ValueError("exact cannot start from a solution: leave init out, or use `sinkhorn`")
         attached = problem_of(operator, a, b)
+        _check_memory(operator)
         cost = costs(operator)
         problem = attached.detach()
         parts = [self._solve_one(*one) for one in _each(cost.detach(), problem)]
@@ -139,6 +144,18 @@ class Exact:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+
+def _check_memory(operator: KernelOperator) -> None:
+    """Raise ValueError where the cost matrix, the plan and the simplex's own arcs do not fit."""
+    n, m = operator.shape
+    need = COPIES * 8 * n * m + 8 * math.prod(operator.batch_shape) * n * m
+    there = free_memory(torch.device("cpu"))
+    if need > there:
+        raise ValueError(
+            f"exact works on the whole cost matrix: {n} × {m} points need {need / 1e9:.3g} GB, and "
+            f"{there / 1e9:.3g} GB are free. Use `sinkhorn`, which streams, or `low-rank`"
+        )
 
 
 @attrs.frozen
