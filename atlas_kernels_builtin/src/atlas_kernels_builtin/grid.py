@@ -15,7 +15,7 @@ from atlas_kernels_builtin.fft import StationaryOperator
 from atlas_kernels_builtin.separable import SeparableOperator
 from atlas_kernels_builtin.streaming import stream
 
-PROBES = 512
+PROBES = 64
 """Random pairs of points on which the structure of a kernel is looked at."""
 AGREEMENT = 1e-10
 """How closely a kernel has to have the structure, relative to its largest log on the probes."""
@@ -195,7 +195,7 @@ class Grid:
         return StationaryOperator(values.reshape([2 * size - 1 for size in self.shape]), exact, example.dtype)
 
     def _random_pairs(self) -> tuple[Tensor, Tensor]:
-        """Indices of points, one row an axis: (d, 512) each."""
+        """Indices of points, one row an axis: (d, 64) each."""
         generator = torch.Generator().manual_seed(0)
         rows = [torch.randint(size, (2, PROBES), generator=generator) for size in self.shape]
         both = torch.stack(rows, dim=1)

@@ -72,7 +72,7 @@ class SeparableOperator:
     def mean_cost(self, a: Tensor, b: Tensor) -> Tensor:
         """⟨a ⊗ b, C⟩ over the masses, (*batch,), for weights (*batch, N) and (*batch, M): a sum over the axes."""
         rows, columns = (
-            check_length(weights, size, self.batch_shape).double().unflatten(-1, side)
+            check_length(weights, size, self.batch_shape).double().reshape(*self.batch_shape, *side)
             for weights, size, side in zip((a, b), self.shape, self.sides, strict=True)
         )
         total = torch.zeros(self.batch_shape, dtype=torch.float64, device=self.device)
