@@ -13,21 +13,23 @@ NODES = 24
 TABLE = 2048
 
 
-def draw_by_transform(
-    transform: Callable[[Tensor], Tensor], count: int, generator: torch.Generator, *, low: float, high: float
-) -> Tensor:
-    """Draw T > 0 with E exp(−s T) = transform(s), (count,), by the inverse of its distribution function.
+def tabulate(transform: Callable[[Tensor], Tensor], low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Points t between `low` and `high` and P(T ≤ t) there, for T > 0 with E exp(−s T) = transform(s).
 
-    `transform` takes complex s off the negative axis. The function is tabulated between `low` and `high`, which should
-    leave out no probability that counts; draws beyond are moved there. Not for laws that are nearly one number.
+    `transform` takes complex s off the negative axis. Not for laws that are nearly one number.
     """
-    x = torch.logspace(math.log10(low), math.log10(high), TABLE, dtype=torch.float64)
-    below = _distribution(transform, x).clamp(0, 1).cummax(0).values
+    t = torch.logspace(math.log10(low), math.log10(high), TABLE, dtype=torch.float64)
+    return t, _distribution(transform, t).clamp(0, 1).cummax(0).values
+
+
+def draw(table: tuple[Tensor, Tensor], count: int, generator: torch.Generator) -> Tensor:
+    """Draw from a tabulated law, (count,), by the inverse of its distribution function."""
+    t, below = table
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
     index = torch.searchsorted(below, uniform).clamp(1, TABLE - 1)
     start, end = below[index - 1], below[index]
     part = ((uniform - start) / (end - start).clamp(min=1e-300)).clamp(0, 1)
-    return (x[index - 1].log() * (1 - part) + x[index].log() * part).exp()
+    return (t[index - 1].log() * (1 - part) + t[index].log() * part).exp()
 
 
 def _distribution(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

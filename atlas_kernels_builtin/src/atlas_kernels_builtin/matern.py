@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import attrs
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atlas_kernels_builtin.distances import distance, squared_distances
-from atlas_kernels_builtin.inversion import draw_by_transform
+from atlas_kernels_builtin.inversion import draw, tabulate
 from atlas_kernels_builtin.spectral import gamma, repeated
 
 
@@ -60,13 +61,17 @@ class Matern:
         unit = 0.5 * self.nu / self.scale**2
 
         def fraction(power: float) -> Tensor:
-            return unit * draw_by_transform(
-                lambda s: (power * self._log_transform(s)).exp(), count, generator, low=1e-3 * power**2, high=1e7
-            )
+            return unit * draw(_table(self.nu, power), count, generator)
 
         return repeated(lambda: unit / gamma(self.nu, count, generator), epsilon, "matern", fraction)
 
-    def _log_transform(self, s: Tensor) -> Tensor:
-        """log E exp(−s / G) for complex s: log k at u = 2 √s."""
+
+@functools.lru_cache(maxsize=64)
+def _table(nu: float, power: float) -> tuple[Tensor, Tensor]:
+    """The law whose transform is that of 1 / G to a power: k at u = 2 √s."""
+
+    def transform(s: Tensor) -> Tensor:
         u = 2 * s.sqrt()
-        return (1 + u if self.nu == 1.5 else 1 + u + u.square() / 3).log() - u
+        return (power * ((1 + u if nu == 1.5 else 1 + u + u.square() / 3).log() - u)).exp()
+
+    return tabulate(transform, 1e-3 * power**2, 1e7)
