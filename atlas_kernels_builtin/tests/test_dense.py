@@ -139,6 +139,23 @@ def test_entries_in_memory_are_rescaled_in_high_dimension():
     assert base.store.rescaled == 0
 
 
+def test_entries_in_memory_are_raised_to_a_power_for_another_epsilon():
+    x, y = normal(60, 64), normal(50, 64, seed=1)
+    base = dense_operator(Gaussian(8.0), x, y, epsilon=1.6)
+    base.scaled(normal(60), normal(50, seed=1), storage=torch.float32, accuracy=1e-4).sums()
+    for epsilon, rescaled, power in ((0.8, 1, 2), (0.2, 2, 8), (0.05, 3, 32), (0.0125, 0, 1), (0.01, 0, 1)):
+        left, right = normal(60, seed=2) / epsilon, normal(50, seed=3) / epsilon
+        k = exponents(x, y, epsilon, left, right, bandwidth=8.0)
+        top = k.max()
+        operator = base.with_epsilon(torch.tensor(epsilon, dtype=torch.float64)).scaled(
+            left - top, right, storage=torch.float32, accuracy=1e-4
+        )
+        rows, columns = operator.sums()
+        torch.testing.assert_close(rows, (k - top).exp().sum(1), rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(columns, (k - top).exp().sum(0), rtol=1e-4, atol=1e-8)
+        assert (base.store.rescaled, base.store.power) == (rescaled, power)
+
+
 @pytest.mark.parametrize("accuracy", [1e-2, 1e-4, 1e-6, None])
 def test_entries_are_as_accurate_as_asked(accuracy):
     epsilon = 2e-3

@@ -26,6 +26,10 @@ RESCALE_FROM = 32
 """Dimension from which multiplying stored entries is faster than forming distances anew."""
 RESCALE_TIMES = 8
 """Rescalings, each a rounding, before entries are computed anew."""
+RAISE_FROM = 16
+"""Dimension from which raising stored entries to a power, for a smaller ε, is faster than forming distances anew."""
+RAISE_LIMIT = 64
+"""Largest power that entries are raised to before they are computed anew: their relative errors grow with it."""
 RESCALE_RANGE = 30.0
 """Largest change of an exponent by rescaling: float32 entries that had underflowed still do not matter then."""
 
@@ -43,6 +47,8 @@ class Store:
     source: StreamingOperator | None = None
     """The operator whose entries were stored, for what `rescale` has to multiply with."""
     rescaled: int = 0
+    power: int = 1
+    """What they have been raised to since they were computed."""
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """The memory, made anew only if it does not fit."""
@@ -119,7 +125,8 @@ class DenseOperator:
         Entries are stored in `storage` and those below `drop` may be left out. Given a `storage`, all operators made so
         from this one use the same memory in turn: the last one used holds it, another computes its entries anew when
         it is used again. `accuracy` is the relative error that entries, hence sums, may have: from 1e-6 on they are
-        computed in float32, and in high dimension the entries in memory are rescaled where only l and r have changed.
+        computed in float32, and in high dimension the entries in memory are rescaled, or raised to a power for
+        another ε, rather than made anew.
         """
         return attrs.evolve(
             self,
@@ -207,6 +214,7 @@ class DenseOperator:
         if store.owner is not self._mark or store.stored is None:
             stored = self._rescaled(store)
             store.rescaled = 0 if stored is None else store.rescaled + 1
+            store.power = 1 if stored is None else store.power
             store.stored = self._build(store) if stored is None else stored
             store.owner, store.source = self._mark, self.source
         return store.stored
@@ -226,7 +234,7 @@ class DenseOperator:
         return build_dense(exponents, tiles, store.room((count, n, m), self.storage, self.device), self.dtype)
 
     def _rescaled(self, store: Store) -> Stored | None:
-        """The entries in memory multiplied by what l and r have changed by, if they may be and that is faster."""
+        """The entries in memory, to the power ε_old / ε_new, times what else l and r have changed by, if faster."""
         old, new = store.source, self.source
         if (
             self.accuracy is None
@@ -237,22 +245,33 @@ class DenseOperator:
             or not isinstance(store.stored.matrix, DenseMatrix)
             or store.stored.matrix.entries.dtype != self.storage
             or old.points is not new.points
-            or not _same(old.flat_epsilon, new.flat_epsilon)
-            or new.x.flatten(2).shape[2] < RESCALE_FROM
+            or (power := _power(old.flat_epsilon, new.flat_epsilon)) is None
+            or power * store.power > RAISE_LIMIT
+            or new.x.flatten(2).shape[2] < (RESCALE_FROM if power == 1 else RAISE_FROM)
         ):
             return None
-        changes = [_change(*pair) for pair in ((old.log_left, new.log_left), (old.log_right, new.log_right))]
+        scalings = ((old.log_left, new.log_left), (old.log_right, new.log_right))
+        changes = [_change(None if before is None else power * before, after) for before, after in scalings]
         left, right = (new.x.new_zeros(1, 1) if change is None else change for change in changes)
-        if not float(left.abs().amax() + right.abs().amax()) < RESCALE_RANGE:
+        # What had underflowed has, raised to a power, even further to come back.
+        if not float(left.abs().amax() + right.abs().amax()) < RESCALE_RANGE * power:
             return None
         left, right = left.expand(new.x.shape[:2]), right.expand(new.y.shape[:2])
         store.owner = None
-        return rescale(store.stored, left, right, self.source.block_bytes // self.storage.itemsize)
+        store.power *= power
+        entries = self.source.block_bytes // self.storage.itemsize
+        return rescale(store.stored, left, right, entries, power.bit_length() - 1)
 
 
-def _same(old: float | Tensor, new: float | Tensor) -> bool:
-    """Whether ε is the same, without asking a device for the values of tensors."""
-    return old is new or (not isinstance(old, Tensor) and not isinstance(new, Tensor) and old == new)
+def _power(old: float | Tensor, new: float | Tensor) -> int | None:
+    """ε_old / ε_new if that is 1, 2, 4, …, the same for all problems; None for another ratio."""
+    if old is new:
+        return 1
+    before, after = (torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in (old, new))
+    ratio = before / after
+    power = round(float(ratio.flatten()[0]))
+    alike = bool(((ratio - power).abs() < 1e-9 * power).all())
+    return power if alike and power > 0 and power & (power - 1) == 0 else None
 
 
 def _change(old: Tensor | None, new: Tensor | None) -> Tensor | None:

@@ -116,15 +116,20 @@ def build_dense(exponents: Exponents, tiles: Sequence[Tile], out: Tensor, dtype:
     return Stored(DenseMatrix(out), sums.rows, sums.columns)
 
 
-def rescale(stored: Stored, log_left: Tensor, log_right: Tensor, block_entries: int) -> Stored:
-    """Multiply the entries of a dense matrix by exp(l_i + r_j) where they are, and sum them again."""
+def rescale(stored: Stored, log_left: Tensor, log_right: Tensor, block_entries: int, squarings: int = 0) -> Stored:
+    """Raise entries of a dense matrix to the power 2^squarings, multiply them by exp(l_i + r_j), and sum them again.
+
+    In place; the factors come first, since the power alone might overflow.
+    """
     assert isinstance(stored.matrix, DenseMatrix)
     entries, dtype = stored.matrix.entries, stored.rows.dtype
     sums = _Sums(entries.shape, entries, dtype)
-    left, right = (v.exp().to(entries.dtype) for v in (log_left, log_right))
+    left, right = ((v / 2**squarings).exp().to(entries.dtype) for v in (log_left, log_right))
     for tile in cut(*entries.shape, entries=block_entries, whole_rows=True):
         block = entries[tile.batch, tile.rows]
         block.mul_(left[tile.batch, tile.rows, None]).mul_(right[tile.batch, None])
+        for _ in range(squarings):
+            block.square_()
         sums.add(tile, block)
     return Stored(stored.matrix, sums.rows, sums.columns)
 
@@ -145,15 +150,15 @@ def build_sparse(
     """Keep the entries above `drop`, and their sums in `dtype`. None if there are too many. Tiles: whole rows."""
     n, m = exponents.shape
     values, columns, ends = [], [], [torch.zeros(1, dtype=torch.int64, device=exponents.like.device)]
-    kept, threshold = 0, math.log2(drop)
+    kept, seen, threshold = 0, 0, math.log2(drop)
     for tile, buffer in passes.walk(tiles, exponents.like):
         block = exponents.fill(tile, buffer)[0]
         index = (block > threshold).flatten().nonzero()[:, 0]
         values.append(block.flatten().index_select(0, index).exp2_())  # of these alone: exp2 is most of a dense build
         columns.append((index % m).int())
         ends.append(kept + torch.searchsorted(index, m * torch.arange(1, len(block) + 1, device=index.device)))
-        kept += len(index)
-        if kept > GIVE_UP_ABOVE * n * m:
+        kept, seen = kept + len(index), seen + len(block)
+        if kept > GIVE_UP_ABOVE * m * max(seen, n // 8):  # not only at the end of the matrix
             return None
     exact = compressed(torch.cat(ends).int(), torch.cat(columns), torch.cat(values).to(dtype), (n, m))
     del values, columns

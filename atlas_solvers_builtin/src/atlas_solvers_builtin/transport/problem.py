@@ -100,7 +100,7 @@ def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, 
     if not operator.positive:
         raise ValueError(
             "transport needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
-            "kernel with has_log = True"
+            "kernel with has_log = True; of approximations `positive-rff`, since `rff` and `nystroem` may be negative"
         )
     n, m = operator.shape
     a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
@@ -133,7 +133,7 @@ def _first(values: Tensor, difference: Tensor) -> str:
 
 
 def check_points(**points: Tensor) -> None:
-    """Raise ValueError and name the first such row, if a coordinate is NaN or infinite; for integers; for two devices."""
+    """Raise ValueError, naming the first such row, if a coordinate is not finite; for integers; for two devices."""
     devices = {name: values.device for name, values in points.items()}
     if len(set(devices.values())) > 1:
         listing = ", ".join(f"{name} is on {device}" for name, device in devices.items())

@@ -16,7 +16,7 @@ RUNNING, CONVERGED, MAX_ITERATIONS, STALLED, NON_FINITE = range(5)
 REASONS = ("running", "converged", "max-iterations", "stalled", "non-finite")
 FINE = 1e-3
 """Marginal error at the final ε from which exact sums are worth their price."""
-COARSE_ENTRIES = 1e-5
+COARSE_ENTRIES = 1e-4
 """Relative error that entries may have on the way there."""
 SAFETY = 0.3
 """Share of the tolerance that is aimed at, since the last word is the exact sums'."""
