@@ -51,7 +51,7 @@ def test_satisfies_its_contracts_and_is_found_by_name():
     assert pickle.loads(pickle.dumps(SOLVER)) == SOLVER  # noqa: S301 - our own bytes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 8), m=st.integers(1, 8), uniform=st.booleans(), seed=st.integers(0, 99))
 def test_no_plan_is_cheaper_and_the_potentials_prove_it(n, m, uniform, seed):
     x, y = normal(n, 2, seed=seed), normal(m, 2, seed=seed + 1)
