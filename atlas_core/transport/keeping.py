@@ -14,6 +14,7 @@ from torch import Tensor
 
 from atlas_core.errors import PluginError
 from atlas_core.runs.atomic import write_atomically
+from atlas_core.transport.measure import potentials_tell
 from atlas_core.transport.side import Side
 
 PLAN_ENTRIES = 2**26
@@ -23,7 +24,7 @@ DENSE_ENTRIES = 2**24
 
 
 def keep_coupling(
-    path: Path, coupling: Any, source: Side, target: Side, mapped: Tensor, about: Mapping[str, Any]
+    path: Path, coupling: Any, solver: Any, source: Side, target: Side, mapped: Tensor, about: Mapping[str, Any]
 ) -> str:
     """Write coupling.safetensors, and return what it holds of the plan.
 
@@ -34,12 +35,9 @@ def keep_coupling(
 
     tensors = {"source": source.points, "target": target.points, "mapped": mapped}
     tensors |= {"source_weights": source.masses, "target_weights": target.masses}
-    tensors |= {
-        name: getattr(coupling, name) for name in ("f", "g") if isinstance(getattr(coupling, name, None), Tensor)
-    }
-    epsilon = getattr(coupling, "epsilon", None)
-    if "f" in tensors and "g" in tensors and epsilon is not None:
-        tensors["epsilon"] = torch.as_tensor(epsilon, dtype=torch.float64)
+    if potentials_tell(coupling, solver, source, target):
+        tensors |= {"f": coupling.f, "g": coupling.g}
+        tensors["epsilon"] = torch.as_tensor(coupling.epsilon, dtype=torch.float64)
         said = "its potentials f and g"
     else:
         plan, said = _plan(coupling, len(source), len(target))

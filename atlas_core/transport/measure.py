@@ -13,6 +13,8 @@ from atlas_core.transport.side import Side
 
 ROWS, COLUMNS = 2048, 4096
 """Most points of either side that the mean cost is taken over, evenly spaced."""
+PROBED = 8
+"""Rows on which potentials are held against the plan."""
 
 
 def measured(coupling: Any, source: Side, target: Side) -> dict[str, Any]:
@@ -73,11 +75,13 @@ def kernel_settings(solver: Any) -> dict[str, Any] | None:
 def mean_cost(solver: Any, source: Side, target: Side) -> float | None:
     """Return ⟨a ⊗ b, C⟩ / (mass a · mass b) of the solver's own kernel, C = −log k; None if it names no such kernel.
 
-    Exact up to 2048 × 4096 points; of more, over that many, evenly spaced.
+    Exact for a cost c |x − y|², and up to 2048 × 4096 points; of more, over that many, evenly spaced.
     """
     kernel = getattr(solver, "kernel", None)
     if kernel is None or not getattr(kernel, "has_log", False):
         return None
+    if isinstance(rate := getattr(kernel, "quadratic", None), float):
+        return _finite(rate * _mean_squared(source, target))
     rows, columns = _spaced(len(source), ROWS), _spaced(len(target), COLUMNS)
     a, b = source.masses[rows], target.masses[columns]
     if not float(a.sum() * b.sum()) > 0:
@@ -88,6 +92,39 @@ def mean_cost(solver: Any, source: Side, target: Side) -> float | None:
             cost = -kernel.log_kernel(source.points[part], target.points[columns])
             total += (cost.double() @ b.double() @ mass.double()).cpu()
     return _finite(total / (a.double().sum() * b.double().sum()).cpu())
+
+
+def potentials_tell(coupling: Any, solver: Any, source: Side, target: Side) -> bool:
+    """True if a_i b_j exp((f_i + g_j − C_ij) / ε) is the plan, tried on some rows of it.
+
+    A solver may name f and g what is not that, as a debiased one: then they do not say what the plan is.
+    """
+    f, g, epsilon = (getattr(coupling, name, None) for name in ("f", "g", "epsilon"))
+    kernel = getattr(solver, "kernel", None)
+    if not (isinstance(f, Tensor) and isinstance(g, Tensor) and getattr(kernel, "has_log", False)) or epsilon is None:
+        return False
+    rows = _spaced(len(source), PROBED)
+    indicator = torch.zeros(len(source), len(rows), dtype=f.dtype, device=f.device)
+    indicator[rows, torch.arange(len(rows))] = 1
+    with torch.no_grad():
+        cost = -kernel.log_kernel(source.points[rows], target.points)  # type: ignore[union-attr]
+        exponent = (f[rows][:, None] + g - cost) / torch.as_tensor(epsilon, dtype=f.dtype, device=f.device)
+        told = source.masses[rows][:, None] * target.masses * exponent.exp()
+        given = coupling.rmatvec(indicator).T
+    # The larger of float32's rounding of an exponent of some hundred, and of a stored kernel.
+    return bool((told - given).abs().sum() <= 1e-2 * given.abs().sum())
+
+
+def _mean_squared(source: Side, target: Side) -> float:
+    """Σ a_i b_j |x_i − y_j|² over both masses, from means and variances: nothing cancels."""
+    parts = []
+    for side in (source, target):
+        weights = side.masses.double() / side.masses.double().sum()
+        points = side.points.double()
+        centre = weights @ points
+        parts.append((centre, float(weights @ (points - centre).square().sum(1))))
+    (first, spread), (second, other) = parts
+    return float((first - second).square().sum()) + spread + other
 
 
 def _spaced(count: int, most: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def run_transport(
         **_kept(plan, run, coupling, source, target, mapped, log),
         "metrics": _scored(plan, run, source, target, mapped, log) if plan.metrics else {},
         "notes": list(dict.fromkeys(log.notes)),
-        "warnings": list(dict.fromkeys(log.warnings)),
+        "warnings": _once(log.warnings),
         "timings": log.timings,
     }
     write_atomically(run.path / SOLUTION, json.dumps(summary, indent=1))
@@ -100,7 +101,7 @@ def _read(plan: TransportPlan, log: _Log) -> tuple[Side, Side]:
         source, target = alike(
             read_side(plan.source, plan.datasets[0], device), read_side(plan.target, plan.datasets[1], device)
         )
-    log.notes += [*plan.notes, *source.notes(), *target.notes(), *_size(source, target)]
+    log.notes += [*plan.notes, *source.notes(), *target.notes(), *size_notes(source, target)]
     for note in log.notes:
         log.say(f"note: {note}")
     return source, target
@@ -129,7 +130,8 @@ def _kept(
     """Write coupling, mapped points and pictures; say which files they are."""
     about = {"solver": plan.solver.table, "source": source.label, "target": target.label}
     with log.timed("keeping"), _solvers_own(plan, source, target):
-        kept = keep_coupling(run.path / "coupling.safetensors", coupling, source, target, mapped, about)
+        solver = in_units(plan.solver.build(), source, target)
+        kept = keep_coupling(run.path / "coupling.safetensors", coupling, solver, source, target, mapped, about)
         name = keep_mapped(run.path, source, mapped)
     with log.timed("drawing"), _solvers_own(plan, source, target):
         pictures = draw_pictures(run.path, coupling, source, target, mapped)
@@ -178,7 +180,13 @@ def _solvers_own(plan: TransportPlan, source: Side, target: Side) -> Iterator[No
         ) from error
 
 
-def _size(source: Side, target: Side) -> Iterator[str]:
+def _once(texts: list[str]) -> list[str]:
+    """Each text once: one that differs in its numbers alone is the same."""
+    return list({re.sub(r"[0-9.]+", "", text): text for text in texts}.values())
+
+
+def size_notes(source: Side, target: Side) -> Iterator[str]:
+    """Yield what has to be known of a matrix of all pairs that would not fit into memory."""
     taken = len(source) * len(target) * source.points.element_size()
     free = available_memory()
     if free is not None and taken > free / 2:
