@@ -268,7 +268,7 @@ def test_sinkhorn_on_positive_features_solves_the_problem_of_its_own_kernel():
 
 @pytest.mark.parametrize("name", ["rff", "nystroem"])
 def test_scaling_solvers_refuse_what_may_be_negative(name):
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="of approximations `positive-rff`"):
         atlas_core.build("solver", "sinkhorn", kernel=APPROXIMATE[name](Gaussian()), epsilon=1.0).solve(
             points(9, 2), points(9, 2, 1)
         )

@@ -12,6 +12,8 @@ from atlas_core.contracts import KernelOperator
 
 MEAN_COST_ROWS = 4096
 """Rows that the mean cost is measured on; it is exact up to that many points."""
+PROBED_ROWS = 16
+"""Rows that tell the order of magnitude of the costs."""
 LEAST_UNITS = 4
 """Roundings of the mean cost that ε must be above."""
 
@@ -170,9 +172,13 @@ def _row_costs(log_rows: Tensor, columns: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_epsilon(problem: Problem) -> None:
-    """Raise ValueError where costs divided by ε are rounded to more than a unit, so that no plan can be told."""
-    least = LEAST_UNITS * torch.finfo(problem.operator.dtype).eps * mean_cost(problem, rows=64)
+def check_epsilon(problem: Problem, mean: Tensor | None = None) -> None:
+    """Raise ValueError where costs, divided by ε, are rounded to more than a unit: no plan can be told.
+
+    `mean` is the mean cost, where it is known already.
+    """
+    mean = mean_cost(problem, rows=PROBED_ROWS) if mean is None else mean
+    least = LEAST_UNITS * torch.finfo(problem.operator.dtype).eps * mean
     low = problem.epsilon < least
     if low.any():
         worst = int(low.expand(least.shape).flatten().int().argmax())
