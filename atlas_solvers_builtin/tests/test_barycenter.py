@@ -1,0 +1,216 @@
+"""Barycenters against POT, and Gaussians in closed form, whose entropic bias is known too."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+
+import attrs
+import numpy as np
+import ot
+import pytest
+import torch
+from atlas_kernels_builtin.grid import Grid
+from atlas_kernels_builtin.laplacian import Laplacian
+from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
+from atlas_solvers_builtin.transport.barycenter import Barycenter
+from scipy.optimize import brentq
+
+import atlas_core
+from atlas_core.contracts import Coupling, Solver
+from atlas_kernels_builtin import Gaussian
+
+F64 = torch.float64
+SQUARED = SquaredEuclidean(scale=1.0)
+LINE = torch.linspace(0, 1, 200, dtype=F64)[:, None]
+MEANS, STDS, SHARES = (0.35, 0.6), (0.04, 0.08), (0.3, 0.7)
+
+
+def bell(mean, std, x=LINE[:, 0]):
+    return torch.softmax(-(x - mean).square() / (2 * std**2), 0)
+
+
+def moments(weights, points):
+    mean = float(weights @ points)
+    return mean, float(weights @ (points - mean).square())
+
+
+def cross(variance, std, epsilon):
+    """Cov(x, y) of the entropic plan between Gaussians, for the cost |x − y|² (Janati et al. 2020, thm. 1)."""
+    sigma = epsilon / 2
+    return (math.sqrt(4 * variance * std**2 + sigma**2) - sigma) / 2
+
+
+def expected_variance(kind, epsilon):
+    """Of the barycenter of the two bells above: where the sum of what its potentials or its maps ask for is 0."""
+
+    def excess(variance):
+        pairs = [(share, std, cross(variance, std, epsilon)) for share, std in zip(SHARES, STDS, strict=True)]
+        if kind == "blurred":  # Σ w log u is constant: Σ w s²/c = 1
+            return sum(share * std**2 / c for share, std, c in pairs) - 1
+        if kind == "debiased":  # thm. 3 of the same: Σ w c(S, s) = c(S, √S)
+            return sum(share * c for share, _, c in pairs) - cross(variance, math.sqrt(variance), epsilon)
+        return sum(share * c for share, _, c in pairs) - variance  # free: the mean of the maps is the identity
+
+    return brentq(excess, 1e-9, 1.0, xtol=1e-15)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize("epsilon", [2e-2, 2e-3])
+def test_gaussians_on_a_fixed_support(epsilon, debiased):
+    y, b = LINE.expand(2, -1, -1), torch.stack([bell(m, s) for m, s in zip(MEANS, STDS, strict=True)])
+    grid = torch.linspace(-0.6, 1.6, 330, dtype=F64)[:, None]  # a blurred barycenter is wider than its inputs
+    # The debiasing factor converges slowly in the tails, where there is hardly any mass.
+    accuracy = 1e-6 if debiased else 1e-9
+    solver = Barycenter(kernel=SQUARED, epsilon=epsilon, shares=SHARES, debiased=debiased, tolerance=accuracy)
+    plan = solver.solve(grid, y, b=b)
+    mean, variance = moments(plan.weights, grid[:, 0])
+    assert plan.converged
+    assert mean == pytest.approx(np.dot(SHARES, MEANS), abs=1e-6)
+    assert variance == pytest.approx(expected_variance("debiased" if debiased else "blurred", epsilon), rel=1e-4)
+    if debiased and epsilon == 2e-3:  # and hardly any bias is left: the closed form of Wasserstein barycenters
+        assert math.sqrt(variance) == pytest.approx(np.dot(SHARES, STDS), rel=0.02)
+
+
+def test_gaussians_on_a_free_support():
+    """Maps between Gaussians are affine, so that a Gaussian stays one and shrinks to the closed form."""
+    unit = torch.linspace(-6, 6, 120, dtype=F64)
+    y = torch.stack([mean + std * unit for mean, std in zip(MEANS, STDS, strict=True)])[..., None]
+    start = 0.5 + 0.1 * unit[::2]
+    solver = Barycenter(kernel=SQUARED, epsilon=2e-3, shares=SHARES, support="free", tolerance=1e-6)
+    plan = solver.solve(start[:, None], y, a=bell(0.0, 1.0, unit[::2]), b=bell(0.0, 1.0, unit).expand(2, -1))
+    mean, variance = moments(plan.weights, plan.points[:, 0])
+    assert plan.converged
+    assert mean == pytest.approx(np.dot(SHARES, MEANS), abs=1e-5)
+    assert variance == pytest.approx(expected_variance("free", 2e-3), rel=1e-4)
+
+
+def clouds(*sizes, d=2):
+    rng = np.random.default_rng(0)
+    points = [torch.tensor(rng.normal(size=(size, d)) + 2 * i) for i, size in enumerate(sizes)]
+    return points, [torch.softmax(torch.tensor(rng.normal(size=size)), 0) for size in sizes]
+
+
+@pytest.mark.parametrize("kernel", [SQUARED, Laplacian(scale=0.5)], ids=["squared", "laplacian"])
+def test_is_the_barycenter_of_pot(kernel):
+    support = torch.tensor(np.random.default_rng(1).normal(size=(40, 2)))
+    histograms = torch.softmax(torch.tensor(np.random.default_rng(2).normal(size=(3, 40))), -1)
+    cost = -kernel.log_kernel(support, support)
+    # Of POT's update Π u^w is an invariant, and 1, as it has to be, for equal shares alone.
+    expected = ot.bregman.barycenter(histograms.T.numpy(), cost.numpy(), 0.5, numItermax=2000, stopThr=1e-14)
+    plan = Barycenter(kernel=kernel, epsilon=0.5, tolerance=1e-10).solve(
+        support, support.expand(3, -1, -1), b=histograms
+    )
+    assert plan.converged
+    np.testing.assert_allclose(plan.weights, expected, rtol=0, atol=1e-8)
+    plans = plan.plan()
+    torch.testing.assert_close(plans.sum(2), plan.weights.expand(3, -1), rtol=0, atol=2e-10)
+    torch.testing.assert_close(plans.sum(1), histograms, rtol=0, atol=2e-10)
+    assert plan.marginal_error <= 2e-10
+    torch.testing.assert_close(plan.cost, (plans * cost).sum((1, 2)))
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_images_are_averaged_as_pot_does(debiased):
+    places = [torch.linspace(0, 1, size, dtype=F64) for size in (14, 11)]
+    images = torch.stack([bell(m, 0.12, places[0])[:, None] * bell(1 - m, 0.15, places[1]) for m in (0.3, 0.5, 0.6)])
+    theirs = ot.bregman.convolutional_barycenter2d_debiased if debiased else ot.bregman.convolutional_barycenter2d
+    expected = theirs(images.numpy(), 0.05, numItermax=5000, stopThr=1e-11)
+    # POT puts the outermost pixels on the border of the unit square.
+    grid = Grid((14, 11), kernel=SQUARED, extent=(14 / 13, 11 / 10))
+    solver = Barycenter(kernel=grid, epsilon=0.05, debiased=debiased, tolerance=3e-6 if debiased else 1e-9)
+    plan = solver.solve_images(images)
+    assert plan.converged
+    # Debiased, neither has quite arrived after thousands of iterations: weights are up to 0.03.
+    accuracy = 2e-4 if debiased else 1e-8
+    np.testing.assert_allclose(plan.weights.reshape(14, 11), expected / expected.sum(), rtol=0, atol=accuracy)
+
+
+def test_a_small_epsilon_does_not_underflow():
+    images = torch.zeros(2, 30, 30, dtype=F64)
+    images[0, 2:5, 2:5], images[1, 25:28, 25:28] = 1 / 9, 1 / 9
+    plan = Barycenter(kernel=SQUARED, epsilon=1e-3, tolerance=1e-4, debiased=True).solve_images(images)
+    assert plan.converged
+    mean = plan.weights @ plan.points
+    torch.testing.assert_close(mean, torch.full((2,), 0.5, dtype=F64), rtol=0, atol=1e-3)
+    assert float(plan.weights.reshape(30, 30)[12:18, 12:18].sum()) > 0.99  # halfway, where neither input has mass
+
+
+def test_a_free_support_is_that_of_pot():
+    (first, second), weights = clouds(30, 25)
+    start = torch.tensor(np.random.default_rng(3).normal(size=(20, 2)))
+    solver = Barycenter(kernel=SQUARED, epsilon=3.0, support="free", tolerance=1e-6)
+    plan = solver.solve_many([first, second], weights, support=start)
+    assert plan.converged
+    # Started there, POT's iteration of the same name stays; both are slow where points are about to meet.
+    inputs = [first.numpy(), second.numpy()], [w.numpy() for w in weights]
+    stays = ot.bregman.free_support_sinkhorn_barycenter(*inputs, plan.points.numpy(), 3.0, numItermax=1)
+    np.testing.assert_allclose(plan.points, stays, rtol=0, atol=1e-5)
+    moves = ot.bregman.free_support_sinkhorn_barycenter(*inputs, start.numpy(), 3.0, numItermax=1)
+    assert np.abs(moves - start.numpy()).max() > 0.1
+
+
+def test_a_barycenter_is_where_the_next_one_starts():
+    y, b = LINE.expand(2, -1, -1), torch.stack([bell(m, s) for m, s in zip(MEANS, STDS, strict=True)])
+    solver = Barycenter(kernel=SQUARED, epsilon=2e-2, tolerance=1e-8)
+    cold = solver.solve(LINE, y, b=b)
+    again = solver.solve(LINE, y, b=b, init=cold)
+    assert again.iterations <= 2 < cold.iterations
+    torch.testing.assert_close(again.weights, cold.weights, rtol=0, atol=1e-8)
+
+
+def test_clouds_of_any_size_and_mass():
+    points, weights = clouds(9, 14, 5)
+    support = torch.cat(points)
+    solver = Barycenter(kernel=Gaussian(1.0), epsilon=0.5, tolerance=1e-9)
+    plan = solver.solve_many(points, [3 * w for w in weights], support=support)
+    assert float(plan.weights.sum()) == pytest.approx(3)
+    assert plan.couplings.f.shape == (3, 28)
+    one = attrs.evolve(solver, shares=(1.0,)).solve(support, points[1][None], b=weights[1][None])
+    # Of one input, u is constant: the rows of K diag(1/K1) b.
+    k = Gaussian(1.0).log_kernel(support, points[1]) / 0.5
+    torch.testing.assert_close(one.weights, (k.exp() / k.exp().sum(0)) @ weights[1], rtol=0, atol=1e-9)
+    operator_plan = solver.solve_operator(plan.couplings.problem.operator, b=3 * plan.couplings.problem.b / 3)
+    torch.testing.assert_close(operator_plan.weights, plan.weights, rtol=0, atol=1e-7)
+
+
+def test_is_a_solver_found_by_name_and_says_when_it_gave_up():
+    solver = atlas_core.build("solver", "barycenter", kernel=SQUARED, epsilon=1e-3, max_iterations=2)
+    assert isinstance(solver, Solver)
+    assert pickle.loads(pickle.dumps(solver)) == solver  # noqa: S301 - our own bytes
+    y, b = LINE.expand(2, -1, -1), torch.stack([bell(m, s) for m, s in zip(MEANS, STDS, strict=True)])
+    with pytest.warns(RuntimeWarning, match="max-iterations"):
+        plan = solver.solve(LINE, y, b=b)
+    assert isinstance(plan, Coupling)
+    assert plan.status == "max-iterations"
+    assert not plan.converged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        default = atlas_core.build("solver", "barycenter").solve(LINE, y, b=b)
+    assert float(default.epsilon[0] if default.epsilon.ndim else default.epsilon) > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Barycenter(shares=(1.0, -1.0)), "shares"),
+        (lambda: Barycenter(debiased=True, support="free"), "debiased"),
+        (lambda: Barycenter(shares=(1.0,)).solve(LINE, LINE.expand(2, -1, -1)), "1 numbers for 2 inputs"),
+        (lambda: Barycenter().solve(LINE, LINE), r"k clouds, y \(k, m, d\)"),
+        (lambda: Barycenter().solve(LINE, LINE[None], a=LINE[:, 0]), "leave a out"),
+        (
+            lambda: Barycenter().solve(
+                LINE, LINE.expand(2, -1, -1), b=torch.tensor([[1.0], [2.0]], dtype=F64).expand(2, 200)
+            ),
+            "masses",
+        ),
+        (lambda: Barycenter(kernel=Laplacian(), support="free").solve(LINE, LINE[None]), "squared-Euclidean"),
+        (lambda: Barycenter(support="free").solve_images(torch.ones(2, 3, 3)), "pixels"),
+        (lambda: Barycenter().solve_many([LINE, LINE[:, :0]], support=LINE), "dimension"),
+        (lambda: Barycenter().solve_many([LINE, LINE], [LINE[:, 0]], support=LINE), "one weight a point"),
+    ],
+)
+def test_bad_input_is_told_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
