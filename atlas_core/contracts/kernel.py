@@ -76,7 +76,16 @@ class SpectralKernel(Kernel, Protocol):
 
 @runtime_checkable
 class KernelOperator(Protocol):
-    """K of shape (n, m), K_ij = k(x_i, y_j)^(1/ε) = exp(−C_ij / ε) with C = −log k; never formed unless by `dense`."""
+    """K of shape (n, m), K_ij = k(x_i, y_j)^(1/ε) = exp(−C_ij / ε) with C = −log k; never formed unless by `dense`.
+
+    Optional, each used where it is there, and each makes solvers faster:
+
+    - `with_epsilon(epsilon) -> KernelOperator`: the same points at another ε, without scaling: where ε is to fall in
+      stages;
+    - `squared_rmatvec(u)`: Σ_i K_ij² u_i, (*batch, m): the diagonal that preconditions Newton's method;
+    - `scaled(…, accuracy=)`: the relative error that entries may have;
+    - `carries_graph() -> bool`: whether a product has to be differentiable.
+    """
 
     @property
     def shape(self) -> tuple[int, int]: ...

@@ -9,13 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from atlas_solvers_builtin.transport.problem import Problem, mean_cost
+from atlas_solvers_builtin.transport.problem import Problem
 
 if TYPE_CHECKING:
     from atlas_solvers_builtin.transport.rounds import Progress
 
-PROBED_ROWS = 64
-"""Rows that tell the scale of the costs."""
 COARSEST = 0.5
 """ε of the first stage is at least that share of the mean cost: there a few sweeps are enough."""
 
@@ -58,13 +56,13 @@ class Ladder:
             progress.coarse = progress.coarse & ~(onward & (progress.stage == self.last))
 
 
-def ladder_of(problem: Problem, factor: float, *, lower: bool) -> Ladder:
-    """Return the stages of a problem; a single one where `factor` is 1 or the operator knows no other ε."""
+def ladder_of(problem: Problem, factor: float, mean: Tensor, *, lower: bool) -> Ladder:
+    """Return the stages of a problem with costs of that mean; one where `factor` is 1 or the operator has one ε."""
     own = problem.epsilon.expand(problem.mass.shape)
     last = torch.zeros_like(own, dtype=torch.int64)
     if not hasattr(problem.operator, "with_epsilon"):
         return Ladder(own, factor, last, False, last > 0)
     if factor > 1:
-        ratio = COARSEST * mean_cost(problem, rows=PROBED_ROWS) / own
+        ratio = COARSEST * mean / own
         last = (ratio.clamp(min=1.0).log() / math.log(factor)).ceil().long()
     return Ladder(own, factor, last, lower, (last > 0) | lower)

@@ -16,6 +16,7 @@ from atlas_solvers_builtin.transport.absorbed import takes_accuracy
 from atlas_solvers_builtin.transport.log_domain import solve_in_logarithms
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of, warn
 from atlas_solvers_builtin.transport.problem import (
+    PROBED_ROWS,
     Problem,
     check_epsilon,
     check_points,
@@ -142,15 +143,19 @@ class Sinkhorn:
         meter = Meter(operator.device)
         attached = problem_of(operator, a, b)
         problem = attached.detach()
-        check_epsilon(problem)
-        iterate = self._in_logarithms if self.method == "log" else self._in_rounds
+        mean = mean_cost(problem, rows=PROBED_ROWS)
+        check_epsilon(problem, mean)
+        begin = _start(problem, init)
         with torch.no_grad():
-            outcome = iterate(problem, _start(problem, init), init is not None)
+            if self.method == "log":
+                outcome = self._in_logarithms(problem, begin)
+            else:
+                outcome = self._in_rounds(problem, begin, mean, warm=init is not None)
         solution = plan_of(attached, outcome, self.tolerance, meter, y=y, kernel=kernel)
         warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=4)
         return solution
 
-    def _in_rounds(self, problem: Problem, init: tuple[Tensor, Tensor], warm: bool) -> Outcome:
+    def _in_rounds(self, problem: Problem, init: tuple[Tensor, Tensor], mean: Tensor, *, warm: bool) -> Outcome:
         storage = STORAGE.get(self.storage, torch.float32)
         # No stored entry is finer than the input.
         storage = storage if problem.operator.dtype == torch.float64 else problem.operator.dtype
@@ -162,7 +167,7 @@ class Sinkhorn:
             storage=storage,
         )
         lower = storage != problem.operator.dtype and takes_accuracy(problem.operator)
-        ladder = ladder_of(problem, self.scaling, lower=lower)
+        ladder = ladder_of(problem, self.scaling, mean, lower=lower)
         progress = solve_rounds(problem, ladder, pace, start(problem, ladder, *init, warm=warm))
         if self.storage == "auto" and storage != problem.operator.dtype and progress.resume(STALLED):
             # What float32 entries cannot tell apart, float64 ones may.
@@ -178,7 +183,7 @@ class Sinkhorn:
             progress.matvecs,
         )
 
-    def _in_logarithms(self, problem: Problem, init: tuple[Tensor, Tensor], warm: bool) -> Outcome:
+    def _in_logarithms(self, problem: Problem, init: tuple[Tensor, Tensor]) -> Outcome:
         run = solve_in_logarithms(
             problem,
             init[1],
