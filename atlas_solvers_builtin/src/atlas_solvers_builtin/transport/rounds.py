@@ -22,6 +22,8 @@ SAFETY = 0.3
 """Share of the tolerance that is aimed at, since the last word is the exact sums'."""
 DROPPED = 0.02
 """Share of the tolerance that entries left out of the kernel may add up to."""
+FAST = 0.1
+"""What a sweep must leave of the error, at most, to be worth more than a Newton step."""
 CLOSE = 0.5
 """Marginal error below which no scaling is far from 1."""
 PATIENCE = 4
@@ -65,6 +67,8 @@ class Progress:
     warm: Tensor
     """True: a start of unknown worth, not looked at yet."""
     rescues: Tensor
+    rate: Tensor
+    """What the latest sweep left of the error."""
     there: Problem | None = None
     """The problem at the present ε of each, kept from round to round."""
     last: tuple[Tensor, Tensor, Tensor] | None = None
@@ -108,6 +112,7 @@ def start(problem: Problem, ladder: Ladder, f: Tensor, g: Tensor, *, warm: bool)
         visits=none.clone(),
         warm=torch.full_like(none, warm, dtype=torch.bool),
         rescues=none.clone(),
+        rate=torch.ones_like(problem.mass),
     )
 
 
@@ -205,11 +210,13 @@ def _improve(local: Local, pace: Pace, progress: Progress, group: Tensor, target
     first = at.error
     while True:
         active = group & ~stuck & (at.error > target) & local.in_range(at) & (progress.spent < pace.max_iterations)
-        ready = _ready_for_newton(local, at, first, swept, pace)
+        ready = _ready_for_newton(local, at, first, swept, progress.rate, pace)
         sweeping, stepping = torch.stack([(active & ~ready).any(), (active & ready).any()]).tolist()
         if sweeping:
-            going = active & ~ready
+            going, before = active & ~ready, at.error
             at, made = sweep(local, at, going, target, count=pace.check_every)
+            latest = (at.error / before) ** (1 / made.clamp(min=1))
+            progress.rate = torch.where(going & (made > 0), latest, progress.rate)
             swept, progress.spent = swept + made, progress.spent + made
             progress.matvecs += 2 * pace.check_every
             progress.history.append(float(torch.where(going, at.error, -torch.inf).amax()))
@@ -229,11 +236,11 @@ def _improve(local: Local, pace: Pace, progress: Progress, group: Tensor, target
             return at, group & (at.error <= target)
 
 
-def _ready_for_newton(local: Local, at: Scalings, first: Tensor, swept: Tensor, pace: Pace) -> Tensor:
+def _ready_for_newton(local: Local, at: Scalings, first: Tensor, swept: Tensor, rate: Tensor, pace: Pace) -> Tensor:
     """Sweeps pay while they mend single points; Newton steps, once the errors are collective."""
     if not pace.newton:
         return torch.zeros_like(swept, dtype=torch.bool)
-    settled = (swept >= 3) & (at.error < 0.05) | (local.exact > 0) & (first < 0.01)
+    settled = ((swept >= 3) & (at.error < 0.05) | (local.exact > 0) & (first < 0.01)) & (rate > FAST)
     return settled | (swept >= pace.sweeps) & (at.error < 0.3) | (swept >= 5 * pace.sweeps)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from atlas_solvers_builtin.transport.rounds import Progress
 
 COARSEST = 0.5
-"""ε of the first stage is at least that share of the mean cost: there a few sweeps are enough."""
+"""ε of the first stage is about that share of the mean cost: there a few sweeps are enough."""
 
 
 @attrs.frozen(eq=False)
@@ -64,5 +64,5 @@ def ladder_of(problem: Problem, factor: float, mean: Tensor, *, lower: bool) -> 
         return Ladder(own, factor, last, False, last > 0)
     if factor > 1:
         ratio = COARSEST * mean / own
-        last = (ratio.clamp(min=1.0).log() / math.log(factor)).ceil().long()
+        last = (ratio.clamp(min=1.0).log() / math.log(factor)).round().long()
     return Ladder(own, factor, last, lower, (last > 0) | lower)
