@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
 from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
 
 from atlas_kernels_builtin import Gaussian
@@ -105,3 +106,18 @@ def test_the_callers_tensors_and_the_random_state_are_left_alone():
     SOLVER.solve(x, y, a=a)
     assert all(torch.equal(*pair) for pair in zip((x, y, a), copies, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("seed", [7, 21, 104, 141])
+def test_weights_over_many_orders_at_small_epsilon_are_solved(seed):
+    """Light points must not be lost to what is left out of the stored kernel, nor to underflow in float32."""
+    rng = np.random.default_rng(seed)
+    x, y = (torch.tensor(rng.normal(size=(size, 5)) * rng.uniform(0.2, 3)) for size in (120, 90))
+    a, b = rng.exponential(size=120) * (rng.uniform(size=120) < 0.9) + 1e-12, rng.exponential(size=90) ** 4
+    a, b = torch.tensor(a / a.sum()), torch.tensor(b / b.sum())
+    kernel = SquaredEuclidean(scale="mean")
+    solution = Sinkhorn(kernel=kernel, epsilon=0.003, tolerance=1e-6).solve(x, y, a=a, b=b)
+    assert solution.status == ("converged",)
+    plan = solution.plan()
+    assert float((plan.sum(1) - a).abs().sum()) <= 1e-6
+    assert float((plan.sum(0) - b).abs().sum()) <= 1e-6

@@ -59,7 +59,9 @@ def around(
         return _in_logarithms(problem, f, g)
     left, right = problem.left(f) + (n / mass).log(), problem.right(g) + math.log(m)
     more: dict[str, Any] = {"accuracy": accuracy} if accuracy is not None and takes_accuracy(operator) else {}
-    absorbed = operator.scaled(left, right, storage=storage, drop=drop, **more)
+    # Entries hold the weights: what is small for a light point must not be dropped, or nothing is left of it.
+    lightest = [float(torch.where(w > 0, w, torch.inf).amin() / w.amax()) for w in (problem.a, problem.b)]
+    absorbed = operator.scaled(left, right, storage=storage, drop=drop * lightest[0] * lightest[1], **more)
     unit = mass / (n * m)
     rows, columns = (unit * part for part in absorbed.sums())
     return Absorbed(absorbed, storage, unit, rows, columns)

@@ -26,6 +26,8 @@ FAST = 0.1
 """What a sweep must leave of the error, at most, to be worth more than a Newton step."""
 CLOSE = 0.5
 """Marginal error below which no scaling is far from 1."""
+RESCUES = 20
+"""Sweeps in the log domain that a problem is granted before its kernel is held to be zero in a row."""
 PATIENCE = 4
 """Rounds without a smaller error after which rounding is to blame."""
 
@@ -144,9 +146,11 @@ def _coarse_round(problem: Problem, ladder: Ladder, pace: Pace, progress: Progre
     target = torch.where(final, FINE, COARSE).to(problem.mass.dtype)
     error = _error(there, plan)
     local = Local(plan, there, (error < CLOSE).to(error.dtype), even=pace.newton)
-    at, done = _improve(local, budget, progress, group, target)
+    at, done, broken = _improve(local, budget, progress, group, target)
     del plan, local
     _absorb(there, progress, at, group)
+    if bool(broken.any()):
+        _sweep_in_logarithms(there, progress, broken)
     progress.visits += group
     # A coarse ε is not worth more than a few rounds.
     onward = group & (done | (progress.visits >= 3) & ~final)
@@ -177,9 +181,11 @@ def _exact_round(problem: Problem, pace: Pace, progress: Progress, ladder: Ladde
         return
     exact = (error < CLOSE).to(error.dtype)
     target = torch.where(exact > 0, SAFETY * pace.tolerance, max(FINE, SAFETY * pace.tolerance)).to(error.dtype)
-    at, _ = _improve(Local(plan, problem, exact), pace, progress, running, target)
+    at, _, broken = _improve(Local(plan, problem, exact), pace, progress, running, target)
     del plan
     _absorb(problem, progress, at, running)
+    if bool(broken.any()):
+        _sweep_in_logarithms(problem, progress, broken)
 
 
 def _judge(progress: Progress, plan: Around, error: Tensor, running: Tensor, pace: Pace) -> None:
@@ -200,13 +206,15 @@ def _judge(progress: Progress, plan: Around, error: Tensor, running: Tensor, pac
     progress.reason = torch.where(running, now, progress.reason)
 
 
-def _improve(local: Local, pace: Pace, progress: Progress, group: Tensor, target: Tensor) -> tuple[Scalings, Tensor]:
-    """Sweeps, then Newton steps, on one absorbed plan; also return which problems reached `target`."""
+def _improve(
+    local: Local, pace: Pace, progress: Progress, group: Tensor, target: Tensor
+) -> tuple[Scalings, Tensor, Tensor]:
+    """Sweeps, then Newton steps, on one plan; also return which reached `target`, and which could make no sweep."""
     at = local.start()
     progress.matvecs += 1
     progress.spent += group
     swept = torch.zeros_like(progress.spent)
-    stuck = torch.zeros_like(group)
+    stuck, broken = torch.zeros_like(group), torch.zeros_like(group)
     first = at.error
     while True:
         active = group & ~stuck & (at.error > target) & local.in_range(at) & (progress.spent < pace.max_iterations)
@@ -215,6 +223,8 @@ def _improve(local: Local, pace: Pace, progress: Progress, group: Tensor, target
         if sweeping:
             going, before = active & ~ready, at.error
             at, made = sweep(local, at, going, target, count=pace.check_every)
+            broken = broken | going & (made == 0)
+            stuck = stuck | broken
             latest = (at.error / before) ** (1 / made.clamp(min=1))
             progress.rate = torch.where(going & (made > 0), latest, progress.rate)
             swept, progress.spent = swept + made, progress.spent + made
@@ -233,7 +243,7 @@ def _improve(local: Local, pace: Pace, progress: Progress, group: Tensor, target
             progress.history.append(float(torch.where(going, at.error, -torch.inf).amax()))
             stuck = stuck | going & (~step.moved | (at.error > 0.9 * before) & (local.exact > 0))
         else:
-            return at, group & (at.error <= target)
+            return at, group & (at.error <= target), broken
 
 
 def _ready_for_newton(local: Local, at: Scalings, first: Tensor, swept: Tensor, rate: Tensor, pace: Pace) -> Tensor:
@@ -250,12 +260,21 @@ def _forcing(error: Tensor) -> Tensor:
 
 
 def _absorb(problem: Problem, progress: Progress, at: Scalings, group: Tensor) -> None:
-    """f += ε log u, g += ε log v, for the problems of the group where that is finite."""
+    """f += ε log u, g += ε log v, for the problems of the group, wherever that is a number."""
     f, g = (old + problem.epsilon[..., None] * part.log() for old, part in ((progress.f, at.u), (progress.g, at.v)))
-    ok = group & f.isfinite().all(-1) & g.isfinite().all(-1)
-    progress.f = torch.where(ok[..., None], f, progress.f)
-    progress.g = torch.where(ok[..., None], g, progress.g)
-    progress.reason = torch.where(group & ~ok, NON_FINITE, progress.reason)
+    wide = group[..., None]
+    progress.f = torch.where(wide & f.isfinite(), f, progress.f)
+    progress.g = torch.where(wide & g.isfinite(), g, progress.g)
+
+
+def _sweep_in_logarithms(problem: Problem, progress: Progress, group: Tensor) -> None:
+    """A sweep that can neither overflow nor underflow."""
+    f = problem.c_transform(progress.g)
+    g = problem.c_transform_transposed(f)
+    progress.matvecs += 2
+    progress.spent += group
+    wide = group[..., None]
+    progress.f, progress.g = torch.where(wide, f, progress.f), torch.where(wide, g, progress.g)
 
 
 def _error(problem: Problem, plan: Around) -> Tensor:
@@ -272,14 +291,10 @@ def _rescued(problem: Problem, plan: Around, progress: Progress, group: Tensor) 
     bad = bad & group
     if not bool(bad.any()):
         return False
-    hopeless = bad & (progress.rescues >= PATIENCE)
+    hopeless = bad & (progress.rescues >= RESCUES)
     # What is hopeless in float32 may be possible in float64.
     progress.reason = torch.where(hopeless & ~progress.coarse, NON_FINITE, progress.reason)
     progress.rescues = torch.where(hopeless & progress.coarse, 0, progress.rescues + bad)
     progress.coarse = progress.coarse & ~hopeless
-    wide = bad[..., None]
-    f = problem.c_transform(progress.g)
-    g = problem.c_transform_transposed(f)
-    progress.matvecs += 2
-    progress.f, progress.g = torch.where(wide, f, progress.f), torch.where(wide, g, progress.g)
+    _sweep_in_logarithms(problem, progress, bad)
     return True

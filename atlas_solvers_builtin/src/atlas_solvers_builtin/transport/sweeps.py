@@ -105,11 +105,17 @@ def sweep(local: Local, at: Scalings, going: Tensor, target: Tensor, *, count: i
     made = torch.zeros_like(going, dtype=torch.int64)
     for _ in range(count):
         going = going & (at.error > target) & local.in_range(at)
-        made = made + going
         v = torch.where(local.b > 0, at.v * local.b / at.columns, 1.0)
         u = local.row_scaling(local.row_sums(v))
+        # Sums that underflowed would make scalings that are no numbers.
+        going = going & _usable(u) & _usable(v)
+        made = made + going
         at = chosen(going, local.measured(u, v), at)
     return at, made
+
+
+def _usable(scaling: Tensor) -> Tensor:
+    return ((scaling > 0) & scaling.isfinite()).all(-1)
 
 
 def chosen(where: Tensor, new: Scalings, old: Scalings) -> Scalings:
