@@ -34,7 +34,7 @@ ATTEMPTS = 2
 """Approximations that are built and found wanting before the exact operator is taken."""
 CHECK_SHARE = 0.05
 """Of the seconds of an exact operator, what measuring the error of another on new rows may take."""
-SAFETY = 0.85
+SAFETY = 0.6
 """Of the tolerance, what a pilot aims at: what is built is measured on other rows, and has to meet all of it."""
 
 
