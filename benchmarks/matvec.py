@@ -5,9 +5,10 @@
 
 N points on each side in D dimensions, float32, cost of mean 1. `error` is the relative l2 error on 64 rows against
 float64. A fused pass, which keeps every entry in a register, takes at least 2 D flops at the speed of a large matrix
-product and one exp2 an entry: `of_limit` is that time over ours. `ratio` is the time of KeOps over ours. The two speeds
-are measured here, unless `--roofline` names a file with the lines `torch.float32 GEMM GFLOP/s …` and `torch.float32 exp2
-cache-resident Gelem/s …`. KeOps: `python -m pip install -r requirements-bench.txt`; its compilation is not counted.
+product and one exp2 an entry: `of_limit` is that time over ours. `ratio` is the time of KeOps over ours. The two
+speeds are measured here, unless `--roofline` names a file with the lines `torch.float32 GEMM GFLOP/s …` and
+`torch.float32 exp2 cache-resident Gelem/s …`. KeOps: `python -m pip install -r requirements-bench.txt`; its
+compilation is not counted.
 """
 
 from __future__ import annotations

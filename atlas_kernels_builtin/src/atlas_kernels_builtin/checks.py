@@ -28,7 +28,7 @@ def common_batch(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[int, ...]:
     try:
         # Not torch.broadcast_shapes, whose first call imports a compiler for a second.
         shapes = [torch.empty(()).expand(points.shape[: -dims - 1]) for points in (x, y)]
-        return tuple(torch.broadcast_tensors(*shapes)[0].shape)
+        return tuple(torch.broadcast_tensors(*shapes)[0].shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         raise ValueError(f"the batch dimensions of x {tuple(x.shape)} and y {tuple(y.shape)} do not match") from None
 
