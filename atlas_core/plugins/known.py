@@ -24,6 +24,7 @@ PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
             "grid",
             "cached",
             "sharded",
+            "auto",
         )
     },
     "atlas-solvers-builtin": {
