@@ -23,15 +23,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import attrs
 import torch
-from atlas_kernels_builtin.auto import Auto
-from atlas_kernels_builtin.cauchy import Cauchy
-from atlas_kernels_builtin.dense import dense_operator
-from atlas_kernels_builtin.exact_operator import SHARE_OF_MEMORY, free_memory
-from atlas_kernels_builtin.laplacian import Laplacian
-from atlas_kernels_builtin.matern import Matern
-from atlas_kernels_builtin.nystroem import Nystroem
-from atlas_kernels_builtin.rff import Rff
-from atlas_kernels_builtin.streaming import stream
+from atlas_kernels_builtin.approximate.nystroem import Nystroem
+from atlas_kernels_builtin.approximate.rff import Rff
+from atlas_kernels_builtin.auto.auto import Auto
+from atlas_kernels_builtin.exact.dense import dense_operator
+from atlas_kernels_builtin.exact.exact_operator import SHARE_OF_MEMORY, free_memory
+from atlas_kernels_builtin.exact.streaming import stream
+from atlas_kernels_builtin.kernels.cauchy import Cauchy
+from atlas_kernels_builtin.kernels.laplacian import Laplacian
+from atlas_kernels_builtin.kernels.matern import Matern
 from table import arguments, report
 from torch import Tensor
 

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
-from atlas_kernels_builtin.streaming import stream
+from atlas_kernels_builtin.exact.streaming import stream
 from table import arguments, report
 from torch import Tensor
 

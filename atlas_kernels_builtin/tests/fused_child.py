@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 
 import torch
-from atlas_kernels_builtin.engines import fused_log_sum, fused_product
-from atlas_kernels_builtin.gaussian import Gaussian
-from atlas_kernels_builtin.streaming import stream
-
-from atlas_kernels_builtin import fused
+from atlas_kernels_builtin.exact import fused
+from atlas_kernels_builtin.exact.engines import fused_log_sum, fused_product
+from atlas_kernels_builtin.exact.streaming import stream
+from atlas_kernels_builtin.kernels.gaussian import Gaussian
 
 DEVICE = sys.argv[1]
 

@@ -6,8 +6,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_kernels_builtin.directions import Directions, hadamard
-from atlas_kernels_builtin.features import Frequencies
+from atlas_kernels_builtin.approximate.directions import Directions, hadamard
+from atlas_kernels_builtin.approximate.features import Frequencies
 
 import atlas_core
 from atlas_core.contracts import Kernel, KernelOperator
@@ -144,7 +144,7 @@ def test_hadamard_equals_the_matrix_of_scipy():
 def test_beyond_the_matrix_the_transforms_say_the_same(monkeypatch):
     x, y = points(20, 40), points(15, 40, 1)
     by_matrix = Rff(kernel=Matern(1.5, 6.0), features=128).operator(x, y).dense()
-    monkeypatch.setattr("atlas_kernels_builtin.features.MATRIX_DIMENSION", 8)
+    monkeypatch.setattr("atlas_kernels_builtin.approximate.features.MATRIX_DIMENSION", 8)
     torch.testing.assert_close(Rff(kernel=Matern(1.5, 6.0), features=128).operator(x, y).dense(), by_matrix)
 
 

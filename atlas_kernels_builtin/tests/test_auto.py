@@ -5,16 +5,16 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from atlas_kernels_builtin.auto import Auto
-from atlas_kernels_builtin.cauchy import Cauchy
-from atlas_kernels_builtin.choices import Choice
-from atlas_kernels_builtin.energy import Energy
-from atlas_kernels_builtin.laplacian import Laplacian
-from atlas_kernels_builtin.matern import Matern
-from atlas_kernels_builtin.pilot import run_pilot
-from atlas_kernels_builtin.probe import probe
-from atlas_kernels_builtin.streaming import stream
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_kernels_builtin.auto.auto import Auto
+from atlas_kernels_builtin.auto.choices import Choice
+from atlas_kernels_builtin.auto.pilot import run_pilot
+from atlas_kernels_builtin.auto.probe import probe
+from atlas_kernels_builtin.exact.streaming import stream
+from atlas_kernels_builtin.kernels.cauchy import Cauchy
+from atlas_kernels_builtin.kernels.energy import Energy
+from atlas_kernels_builtin.kernels.laplacian import Laplacian
+from atlas_kernels_builtin.kernels.matern import Matern
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 
 from atlas_core.contracts import KernelOperator
 from atlas_kernels_builtin import Gaussian
@@ -72,7 +72,7 @@ def test_one_product_of_few_points_is_not_worth_an_approximation():
 
 def test_random_features_are_taken_where_they_are_faster(monkeypatch):
     """In 64 dimensions, beside a Nyström approximation that is said to be slow."""
-    from atlas_kernels_builtin import choices
+    from atlas_kernels_builtin.auto import choices
 
     monkeypatch.setattr(choices.Task, "nystroem_seconds", lambda self, rank: 1e9)
     x = cloud(4000, 64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from atlas_kernels_builtin.streaming import stream
+from atlas_kernels_builtin.exact.streaming import stream
 
 from atlas_kernels_builtin import Gaussian, Laplacian, Matern
 

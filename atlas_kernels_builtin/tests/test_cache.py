@@ -10,10 +10,10 @@ import weakref
 import attrs
 import pytest
 import torch
-from atlas_kernels_builtin.cache import OperatorCache, operator_cache
-from atlas_kernels_builtin.cached import Cached
-from atlas_kernels_builtin.content import content_key, held_bytes
-from atlas_kernels_builtin.dense import DenseOperator
+from atlas_kernels_builtin.exact.dense import DenseOperator
+from atlas_kernels_builtin.keeping.cache import OperatorCache, operator_cache
+from atlas_kernels_builtin.keeping.cached import Cached
+from atlas_kernels_builtin.keeping.content import content_key, held_bytes
 
 from atlas_kernels_builtin import Gaussian, operator_of
 

@@ -8,9 +8,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from atlas_kernels_builtin.dense import dense_operator
-from atlas_kernels_builtin.exact_operator import exact_operator
-from atlas_kernels_builtin.stored import DenseMatrix, SparseMatrix
+from atlas_kernels_builtin.exact.dense import dense_operator
+from atlas_kernels_builtin.exact.exact_operator import exact_operator
+from atlas_kernels_builtin.exact.stored import DenseMatrix, SparseMatrix
 
 import atlas_core
 from atlas_core.contracts import KernelOperator

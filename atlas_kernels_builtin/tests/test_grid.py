@@ -8,16 +8,16 @@ import pickle
 import attrs
 import pytest
 import torch
-from atlas_kernels_builtin.cauchy import Cauchy
-from atlas_kernels_builtin.energy import Energy
-from atlas_kernels_builtin.fft import StationaryOperator
-from atlas_kernels_builtin.grid import Grid
-from atlas_kernels_builtin.laplacian import Laplacian
-from atlas_kernels_builtin.matern import Matern
-from atlas_kernels_builtin.products import Product
-from atlas_kernels_builtin.separable import SeparableOperator
-from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
-from atlas_kernels_builtin.streaming import operator_of
+from atlas_kernels_builtin.exact.streaming import operator_of
+from atlas_kernels_builtin.grids.fft import StationaryOperator
+from atlas_kernels_builtin.grids.grid import Grid
+from atlas_kernels_builtin.grids.separable import SeparableOperator
+from atlas_kernels_builtin.kernels.cauchy import Cauchy
+from atlas_kernels_builtin.kernels.energy import Energy
+from atlas_kernels_builtin.kernels.laplacian import Laplacian
+from atlas_kernels_builtin.kernels.matern import Matern
+from atlas_kernels_builtin.kernels.products import Product
+from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
 
 import atlas_core
 from atlas_core.contracts import Kernel, KernelOperator

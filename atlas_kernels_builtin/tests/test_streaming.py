@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_kernels_builtin.streaming import stream
+from atlas_kernels_builtin.exact.streaming import stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from atlas_kernels_builtin.sharded import Sharded
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_kernels_builtin.ranks.sharded import Sharded
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 
 from atlas_kernels_builtin import Gaussian, operator_of
 

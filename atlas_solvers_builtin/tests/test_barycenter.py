@@ -11,10 +11,10 @@ import numpy as np
 import ot
 import pytest
 import torch
-from atlas_kernels_builtin.grid import Grid
-from atlas_kernels_builtin.laplacian import Laplacian
-from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
-from atlas_solvers_builtin.transport.barycenter import Barycenter
+from atlas_kernels_builtin.grids.grid import Grid
+from atlas_kernels_builtin.kernels.laplacian import Laplacian
+from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
+from atlas_solvers_builtin.transport.barycenters.barycenter import Barycenter
 from scipy.optimize import brentq
 
 import atlas_core

@@ -9,9 +9,9 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_solvers_builtin.transport.divergence import SinkhornDivergence
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
-from atlas_solvers_builtin.transport.unbalanced import SinkhornUnbalanced
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.divergence.divergence import SinkhornDivergence
+from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

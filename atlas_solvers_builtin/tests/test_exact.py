@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_solvers_builtin.transport.exact import Exact
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.exact.exact import Exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog

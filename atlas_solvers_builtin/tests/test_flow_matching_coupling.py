@@ -9,13 +9,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_kernels_builtin.gaussian import Gaussian
+from atlas_kernels_builtin.kernels.gaussian import Gaussian
 from atlas_solvers_builtin.objectives.flow_matching import FlowMatching
 from atlas_solvers_builtin.objectives.pairing import draw_permutation
 from atlas_solvers_builtin.parametrizations.velocity import Velocity
 from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
-from atlas_solvers_builtin.transport.exact import Exact
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.exact.exact import Exact
 from scipy import stats
 from torch import nn
 

@@ -10,13 +10,13 @@ import numpy as np
 import ot
 import pytest
 import torch
-from atlas_kernels_builtin.cauchy import Cauchy
-from atlas_kernels_builtin.grid import Grid
-from atlas_kernels_builtin.laplacian import Laplacian
-from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
-from atlas_solvers_builtin.transport.grid_levels import apply_axes, levels_of
-from atlas_solvers_builtin.transport.grid_solve import SinkhornGrid
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_kernels_builtin.grids.grid import Grid
+from atlas_kernels_builtin.kernels.cauchy import Cauchy
+from atlas_kernels_builtin.kernels.laplacian import Laplacian
+from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.grids.grid_levels import apply_axes, levels_of
+from atlas_solvers_builtin.transport.grids.grid_solve import SinkhornGrid
 
 import atlas_core
 from atlas_core.contracts import EntropicSolution, Solver

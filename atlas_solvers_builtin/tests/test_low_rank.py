@@ -9,9 +9,9 @@ import numpy as np
 import ot
 import pytest
 import torch
-from atlas_solvers_builtin.transport.cost_products import StreamedCosts, cost_products
-from atlas_solvers_builtin.transport.exact import Exact
-from atlas_solvers_builtin.transport.low_rank import LowRank
+from atlas_solvers_builtin.transport.exact.exact import Exact
+from atlas_solvers_builtin.transport.low_rank.cost_products import StreamedCosts, cost_products
+from atlas_solvers_builtin.transport.low_rank.low_rank import LowRank
 
 import atlas_core
 from atlas_core.contracts import Coupling, Solver

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 
 from atlas_kernels_builtin import Gaussian
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 
 from atlas_kernels_builtin import Gaussian, operator_of
 

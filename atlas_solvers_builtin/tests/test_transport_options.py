@@ -6,13 +6,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_kernels_builtin.squared_euclidean import SquaredEuclidean
-from atlas_solvers_builtin.transport import rounds
-from atlas_solvers_builtin.transport.absorbed import around
-from atlas_solvers_builtin.transport.newton import schur
+from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
+from atlas_solvers_builtin.transport.balanced import rounds
+from atlas_solvers_builtin.transport.balanced.absorbed import around
+from atlas_solvers_builtin.transport.balanced.newton import schur
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sweeps import Local, sweep
 from atlas_solvers_builtin.transport.problem import problem_of
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
-from atlas_solvers_builtin.transport.sweeps import Local, sweep
 from scipy.special import logsumexp
 
 from atlas_kernels_builtin import Gaussian, operator_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from atlas_kernels_builtin.sharded import Sharded
+from atlas_kernels_builtin.ranks.sharded import Sharded
 
 from atlas_kernels_builtin import Gaussian, operator_of
 

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 
 import atlas_core
 from atlas_core.contracts import EntropicSolution, Solver

@@ -7,7 +7,7 @@ import numpy as np
 import ot
 import pytest
 import torch
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm

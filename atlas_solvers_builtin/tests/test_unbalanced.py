@@ -10,8 +10,8 @@ import numpy as np
 import ot
 import pytest
 import torch
-from atlas_solvers_builtin.transport.sinkhorn import Sinkhorn
-from atlas_solvers_builtin.transport.unbalanced import SinkhornUnbalanced
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
 from scipy.special import logsumexp, xlogy
 
 import atlas_core

@@ -6,12 +6,12 @@ import functools
 
 import attrs
 import torch
-from atlas_kernels_builtin.streaming import operator_of
+from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.absorbed import signed_product
-from atlas_solvers_builtin.transport.implicit import attached_potentials
+from atlas_solvers_builtin.transport.balanced.absorbed import signed_product
+from atlas_solvers_builtin.transport.balanced.implicit import attached_potentials
 from atlas_solvers_builtin.transport.problem import Problem
 
 

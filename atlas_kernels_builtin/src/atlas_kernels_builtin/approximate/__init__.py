@@ -1,0 +1,1 @@
+"""Operators of few columns: random features and landmarks, each with a measured error."""

@@ -1,0 +1,1 @@
+"""Which operator is fastest at a tolerance, found out on the points."""

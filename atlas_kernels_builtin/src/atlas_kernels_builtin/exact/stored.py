@@ -1,0 +1,204 @@
+"""Entries of a scaled kernel in memory, dense or sparse, with their exact sums: built once, multiplied with often."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from atlas_kernels_builtin.exact import passes
+from atlas_kernels_builtin.exact.blocks import Exponents
+from atlas_kernels_builtin.exact.tiles import Tile
+from atlas_kernels_builtin.exact.tiles import tiles as cut
+
+PROBES = 64
+"""Rows that the share of entries worth keeping is estimated on."""
+SPARSE_BELOW = 0.12
+"""Share of entries below which they are stored sparsely: a product then costs its share, and building pays off."""
+GIVE_UP_ABOVE = 0.25
+"""Share at which a sparse build that the probes misjudged is abandoned: it would need more memory than a dense one."""
+
+
+class Matrix(Protocol):
+    """What the entries are multiplied through; vectors (b, m, k) and (b, n, k) in the storage dtype."""
+
+    def product(self, vectors: Tensor) -> Tensor: ...
+
+    def transposed_product(self, vectors: Tensor) -> Tensor: ...
+
+    def transposed_product_of_squares(self, vectors: Tensor) -> Tensor: ...
+
+
+@attrs.frozen(eq=False)
+class Stored:
+    """A matrix, and the sums of its rows (b, n) and columns (b, m) as they were before rounding to the storage."""
+
+    matrix: DenseMatrix | SparseMatrix
+    rows: Tensor
+    columns: Tensor
+
+
+@attrs.frozen(eq=False)
+class DenseMatrix:
+    """All entries, (b, n, m)."""
+
+    entries: Tensor
+
+    def product(self, vectors: Tensor) -> Tensor:
+        return multiply(self.entries, vectors)
+
+    def transposed_product(self, vectors: Tensor) -> Tensor:
+        return multiply(self.entries.mT, vectors)
+
+    def transposed_product_of_squares(self, vectors: Tensor) -> Tensor:
+        b, n, m = self.entries.shape
+        out = vectors.new_zeros(b, m, vectors.shape[2])
+        rows = max(1, 2**20 // m)
+        squares = self.entries.new_empty(1, min(rows, n), m)
+        for problem in range(b):
+            for start in range(0, n, rows):
+                part = self.entries[problem : problem + 1, start : start + rows]
+                block = torch.square(part, out=squares[:, : part.shape[1]])
+                passes.accumulate(
+                    out[problem : problem + 1], block.mT, vectors[problem : problem + 1, start : start + rows]
+                )
+        return out
+
+
+@attrs.frozen(eq=False)
+class SparseMatrix:
+    """The entries of one problem that matter, by rows and again by columns: a transposed product costs no more."""
+
+    by_rows: Tensor
+    by_columns: Tensor
+
+    def product(self, vectors: Tensor) -> Tensor:
+        return _sparse_product(self.by_rows, vectors)
+
+    def transposed_product(self, vectors: Tensor) -> Tensor:
+        return _sparse_product(self.by_columns, vectors)
+
+    def transposed_product_of_squares(self, vectors: Tensor) -> Tensor:
+        matrix = self.by_columns
+        squares = compressed(matrix.crow_indices(), matrix.col_indices(), matrix.values().square(), matrix.shape)
+        return _sparse_product(squares, vectors)
+
+
+def multiply(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """(b, n, m) @ (b, m, k); a batch of one as a plain product, which is faster."""
+    if matrix.shape[0] > 1:
+        return matrix @ vectors
+    if vectors.shape[2] == 1:
+        return (matrix[0] @ vectors[0, :, 0])[None, :, None]
+    return (matrix[0] @ vectors[0])[None]
+
+
+def _sparse_product(matrix: Tensor, vectors: Tensor) -> Tensor:
+    if vectors.shape[2] == 1:
+        return (matrix @ vectors[0, :, 0])[None, :, None]
+    return (matrix @ vectors[0])[None]
+
+
+def build_dense(exponents: Exponents, tiles: Sequence[Tile], out: Tensor, dtype: torch.dtype) -> Stored:
+    """Fill `out` (b, n, m), whose dtype may be coarser than that of the blocks; sums in `dtype`. Tiles: whole rows."""
+    sums = _Sums(out.shape, exponents.like, dtype)
+    if out.dtype == exponents.blocks.dtype:
+        for tile in tiles:
+            sums.add(tile, exponents.entries(tile, out[tile.batch, tile.rows]))
+    else:
+        for tile, buffer in passes.walk(tiles, exponents.like):
+            out[tile.batch, tile.rows] = sums.add(tile, exponents.entries(tile, buffer))
+    return Stored(DenseMatrix(out), sums.rows, sums.columns)
+
+
+def rescale(stored: Stored, log_left: Tensor, log_right: Tensor, block_entries: int, squarings: int = 0) -> Stored:
+    """Raise entries of a dense matrix to the power 2^squarings, multiply them by exp(l_i + r_j), and sum them again.
+
+    In place; the factors come first, since the power alone might overflow.
+    """
+    assert isinstance(stored.matrix, DenseMatrix)
+    entries, dtype = stored.matrix.entries, stored.rows.dtype
+    sums = _Sums(entries.shape, entries, dtype)
+    left, right = ((v / 2**squarings).exp().to(entries.dtype) for v in (log_left, log_right))
+    for tile in cut(*entries.shape, entries=block_entries, whole_rows=True):
+        block = entries[tile.batch, tile.rows]
+        block.mul_(left[tile.batch, tile.rows, None]).mul_(right[tile.batch, None])
+        for _ in range(squarings):
+            block.square_()
+        sums.add(tile, block)
+    return Stored(stored.matrix, sums.rows, sums.columns)
+
+
+def kept_share(exponents: Exponents, drop: float) -> float:
+    """Share of entries above `drop`, from `PROBES` rows of the first problem, evenly spaced."""
+    n, m = exponents.shape
+    step = max(1, n // PROBES)
+    rows = slice(step // 2, n, step)
+    room = exponents.like.new_empty(1, len(range(n)[rows]), m)
+    filled = exponents.fill(Tile(slice(0, 1), rows, slice(0, m)), room)
+    return float((filled > math.log2(drop)).double().mean())
+
+
+def build_sparse(
+    exponents: Exponents, tiles: Sequence[Tile], storage: torch.dtype, drop: float, dtype: torch.dtype
+) -> Stored | None:
+    """Keep the entries above `drop`, and their sums in `dtype`. None if there are too many. Tiles: whole rows."""
+    n, m = exponents.shape
+    values, columns, ends = [], [], [torch.zeros(1, dtype=torch.int64, device=exponents.like.device)]
+    kept, seen, threshold = 0, 0, math.log2(drop)
+    for tile, buffer in passes.walk(tiles, exponents.like):
+        block = exponents.fill(tile, buffer)[0]
+        index = (block > threshold).flatten().nonzero()[:, 0]
+        values.append(block.flatten().index_select(0, index).exp2_())  # of these alone: exp2 is most of a dense build
+        columns.append((index % m).int())
+        ends.append(kept + torch.searchsorted(index, m * torch.arange(1, len(block) + 1, device=index.device)))
+        kept, seen = kept + len(index), seen + len(block)
+        if kept > GIVE_UP_ABOVE * m * max(seen, n // 8):  # not only at the end of the matrix
+            return None
+    exact = compressed(torch.cat(ends).int(), torch.cat(columns), torch.cat(values).to(dtype), (n, m))
+    del values, columns
+    by_rows, rows = _summed(exact, storage)
+    by_columns, column_sums = _summed(transposed(exact), storage)
+    return Stored(SparseMatrix(by_rows, by_columns), rows, column_sums)
+
+
+def _summed(matrix: Tensor, storage: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The matrix in `storage`, and its row sums (1, n) before it was rounded to that."""
+    sums = matrix @ torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    parts = matrix.crow_indices(), matrix.col_indices(), matrix.values().to(storage)
+    return compressed(*parts, matrix.shape), sums[None]
+
+
+def compressed(ends: Tensor, index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
+    """A sparse CSR tensor, not checked again."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")  # products with vectors are not
+        return torch.sparse_csr_tensor(ends, index, values, tuple(shape), check_invariants=False)
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """The transpose of a CSR matrix as a CSR matrix of its own."""
+    n, m = matrix.shape
+    columns, order = matrix.col_indices().sort(stable=True)
+    rows = torch.arange(n, dtype=torch.int32, device=matrix.device)
+    rows = rows.repeat_interleave(matrix.crow_indices().diff())
+    ends = torch.searchsorted(columns, torch.arange(m + 1, dtype=torch.int32, device=matrix.device), out_int32=True)
+    return compressed(ends, rows.index_select(0, order), matrix.values().index_select(0, order), (m, n))
+
+
+class _Sums:
+    """Row and column sums of blocks of whole rows."""
+
+    def __init__(self, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> None:
+        b, n, m = shape
+        self.rows, self.columns = like.new_empty(b, n, dtype=dtype), like.new_zeros(b, m, dtype=dtype)
+
+    def add(self, tile: Tile, block: Tensor) -> Tensor:
+        self.rows[tile.batch, tile.rows] = block.sum(-1).to(self.rows.dtype)
+        self.columns[tile.batch] += block.sum(-2)
+        return block

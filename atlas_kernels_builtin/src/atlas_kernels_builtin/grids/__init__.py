@@ -1,0 +1,1 @@
+"""Operators on regular grids: images, volumes, histograms."""

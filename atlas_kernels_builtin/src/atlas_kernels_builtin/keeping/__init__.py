@@ -1,0 +1,1 @@
+"""Operators that are kept for the next time."""

@@ -1,0 +1,1 @@
+"""Kernels: similarities of points, and what is made of them."""

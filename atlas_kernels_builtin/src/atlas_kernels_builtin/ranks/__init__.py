@@ -1,0 +1,1 @@
+"""One operator over the processes of a distributed run."""

@@ -1,0 +1,1 @@
+"""Entropic transport of all the mass: `sinkhorn`."""

@@ -1,0 +1,218 @@
+"""Entropic transport: ε-scaling, Sinkhorn sweeps on the absorbed kernel, Newton's method on the semi-dual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from atlas_kernels_builtin.exact.streaming import operator_of
+from atlas_kernels_builtin.kernels.parts import fit
+from torch import Tensor
+
+from atlas_core import component
+from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.balanced.absorbed import takes_accuracy
+from atlas_solvers_builtin.transport.balanced.log_domain import solve_in_logarithms
+from atlas_solvers_builtin.transport.balanced.rounds import REASONS, STALLED, Pace, solve_rounds, start
+from atlas_solvers_builtin.transport.balanced.scaling import ladder_of
+from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of, warn
+from atlas_solvers_builtin.transport.problem import (
+    PROBED_ROWS,
+    Problem,
+    check_epsilon,
+    check_points,
+    mean_cost,
+    problem_of,
+)
+from atlas_solvers_builtin.transport.solution import EntropicPlan
+
+SHARE_OF_MEAN_COST = 0.05
+"""The default ε, in units of the mean cost."""
+STORAGE = {"float32": torch.float32, "float64": torch.float64}
+
+
+@attrs.frozen
+class Sinkhorn:
+    """Couple two sets of points at the least cost, smoothed by entropy.
+
+    Minimises ⟨P, C⟩ + ε KL(P | a ⊗ b) over plans P with marginals a and b, with the kernel's cost C = −log k: for
+    `gaussian`, |x − y|² / (2h²). By default: sweeps at a large ε, which falls to the one asked for; then Newton's
+    method on the semi-dual by conjugate gradients, on a kernel stored in float32 around the potentials, until the
+    marginals, summed in the precision of the input, are within `tolerance`. To run out of iterations is a status and a
+    warning, not an exception.
+    """
+
+    paper = (
+        "Cuturi 2013; absorption and ε-scaling, Schmitzer 2019; Newton on the dual, Brauer et al. 2017, "
+        "here on the semi-dual with a preconditioned Schur complement"
+    )
+
+    kernel: Kernel = component(
+        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
+    )
+    epsilon: float | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.gt(0)),
+        metadata={"help": "Weight of the entropy, in units of the cost; unset: 0.05 × the mean cost of a ⊗ b."},
+    )
+    tolerance: float = attrs.field(
+        default=1e-4,
+        validator=attrs.validators.gt(0),
+        metadata={"help": "L1 error of the marginals, as a share of the mass, at which the iteration stops."},
+    )
+    max_iterations: int = attrs.field(
+        default=10_000,
+        validator=attrs.validators.gt(0),
+        metadata={"help": "Sweeps and steps of conjugate gradients, two products each, after which it gives up."},
+    )
+    method: str = attrs.field(
+        default="newton",
+        validator=attrs.validators.in_(("newton", "sinkhorn", "log")),
+        metadata={"help": "newton; sinkhorn: sweeps alone, on the absorbed kernel; log: sweeps in the log domain."},
+    )
+    scaling: float = attrs.field(
+        default=4.0,
+        validator=attrs.validators.ge(1),
+        metadata={"help": "Factor by which ε falls from stage to stage; 1: start at the ε asked for. Not for log."},
+    )
+    storage: str = attrs.field(
+        default="auto",
+        validator=attrs.validators.in_(("auto", *STORAGE)),
+        metadata={"help": "Precision the kernel is stored in; auto: float32, and float64 if that stalls. Not for log."},
+    )
+    anderson: int = attrs.field(
+        default=0,
+        validator=attrs.validators.ge(0),
+        metadata={"help": "Iterates that Anderson's acceleration combines; 0: none. For method log."},
+    )
+    relaxation: float = attrs.field(
+        default=1.0,
+        validator=[attrs.validators.gt(0), attrs.validators.lt(2)],
+        metadata={"help": "Over-relaxation: how much of its step each potential moves. For method log."},
+    )
+    check_every: int | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.gt(0)),
+        metadata={"help": "Iterations between two looks of the host; unset: 1 on a CPU, else 10."},
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.method != "log" and (self.anderson or self.relaxation != 1):
+            name = "anderson" if self.anderson else "relaxation"
+            raise ValueError(f"{name} has no effect with method = {self.method!r}: set method = 'log', or leave it out")
+
+    def solve(
+        self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
+    ) -> EntropicPlan:
+        """Couple x (*batch, n, d) with weights a (n,) or (*batch, n), and y (*batch, m, d) with b; uniform where None.
+
+        `init` is a solution, or its (f, g), to start from. Raises ValueError for input that cannot be meant.
+        """
+        check_points(x=x, y=y)
+        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
+        epsilon: float | Tensor | None = self.epsilon
+        if epsilon is None:
+            mean = mean_cost(problem_of(operator_of(kernel, x.detach(), y.detach()), a, b))
+            # Points that all coincide cost nothing, and any ε is right.
+            epsilon = torch.where(mean > 0, SHARE_OF_MEAN_COST * mean, 1.0)
+        operator = operator_of(kernel, x, y, epsilon=epsilon)
+        return self._solve(operator, a, b, init, y, kernel)
+
+    def solve_operator(
+        self,
+        operator: KernelOperator,
+        *,
+        a: Tensor | None = None,
+        b: Tensor | None = None,
+        init: Any = None,
+        y: Tensor | None = None,
+    ) -> EntropicPlan:
+        """The same for a given operator, whose own ε holds; y (*batch, m, d) is needed by `barycentric_map` alone."""
+        return self._solve(operator, a, b, init, y, None)
+
+    def _solve(
+        self,
+        operator: KernelOperator,
+        a: Tensor | None,
+        b: Tensor | None,
+        init: Any,
+        y: Tensor | None,
+        kernel: Kernel | None,
+    ) -> EntropicPlan:
+        meter = Meter(operator.device)
+        attached = problem_of(operator, a, b)
+        problem = attached.detach()
+        mean = mean_cost(problem, rows=PROBED_ROWS)
+        check_epsilon(problem, mean)
+        begin = _start(problem, init)
+        with torch.no_grad():
+            if self.method == "log":
+                outcome = self._in_logarithms(problem, begin)
+            else:
+                outcome = self._in_rounds(problem, begin, mean, warm=init is not None)
+        solution = plan_of(attached, outcome, self.tolerance, meter, y=y, kernel=kernel)
+        warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=4)
+        return solution
+
+    def _in_rounds(self, problem: Problem, init: tuple[Tensor, Tensor], mean: Tensor, *, warm: bool) -> Outcome:
+        storage = STORAGE.get(self.storage, torch.float32)
+        # No stored entry is finer than the input.
+        storage = storage if problem.operator.dtype == torch.float64 else problem.operator.dtype
+        pace = Pace(
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            newton=self.method == "newton",
+            check_every=self._check_every(problem),
+            storage=storage,
+        )
+        lower = storage != problem.operator.dtype and takes_accuracy(problem.operator)
+        ladder = ladder_of(problem, self.scaling, mean, lower=lower)
+        progress = solve_rounds(problem, ladder, pace, start(problem, ladder, *init, warm=warm))
+        if self.storage == "auto" and storage != problem.operator.dtype and progress.resume(STALLED):
+            # What float32 entries cannot tell apart, float64 ones may.
+            solve_rounds(problem, ladder, attrs.evolve(pace, storage=problem.operator.dtype), progress)
+        reasons = tuple(REASONS[i] for i in progress.reason.flatten().tolist())
+        return Outcome(
+            progress.best_f,
+            progress.best_g,
+            (progress.rows, progress.columns),
+            reasons,
+            progress.history,
+            int(progress.spent.max()),
+            progress.matvecs,
+        )
+
+    def _in_logarithms(self, problem: Problem, init: tuple[Tensor, Tensor]) -> Outcome:
+        run = solve_in_logarithms(
+            problem,
+            init[1],
+            tolerance=self.tolerance,
+            limit=self.max_iterations,
+            check_every=self._check_every(problem),
+            relaxation=self.relaxation,
+            memory=self.anderson,
+        )
+        operator, left, right = problem.operator, problem.left(run.f), problem.right(run.g)
+        marginals = (left + operator.log_matvec(right)).exp(), (right + operator.log_rmatvec(left)).exp()
+        reasons = tuple(REASONS[i] for i in run.reason.flatten().tolist())
+        return Outcome(run.f, run.g, marginals, reasons, run.history, run.iterations, run.matvecs + 2)
+
+    def _check_every(self, problem: Problem) -> int:
+        if self.check_every is not None:
+            return self.check_every
+        return 1 if problem.operator.device.type == "cpu" else 10
+
+
+def _start(problem: Problem, init: Any) -> tuple[Tensor, Tensor]:
+    """The (f, g) to start from. Raises ValueError for ones of another shape."""
+    if init is None:
+        return torch.zeros_like(problem.a), torch.zeros_like(problem.b)
+    found = init if isinstance(init, tuple) else (init.f, init.g)
+    for name, potential, weights in zip("fg", found, (problem.a, problem.b), strict=True):
+        if potential.shape != weights.shape or not potential.isfinite().all():
+            raise ValueError(
+                f"init must hold a finite {name} of shape {tuple(weights.shape)}, not {tuple(potential.shape)}"
+            )
+    f, g = (p.detach().to(w) for p, w in zip(found, (problem.a, problem.b), strict=True))
+    return f, g

@@ -1,0 +1,1 @@
+"""Distributions that are nearest to several."""

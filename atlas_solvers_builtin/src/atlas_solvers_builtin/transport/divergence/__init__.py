@@ -1,0 +1,1 @@
+"""Entropic transport without its bias."""

@@ -1,0 +1,1 @@
+"""Transport between images, coarse to fine."""

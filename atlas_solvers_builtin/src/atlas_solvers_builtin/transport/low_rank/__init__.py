@@ -1,0 +1,1 @@
+"""Plans of few factors, in linear time."""

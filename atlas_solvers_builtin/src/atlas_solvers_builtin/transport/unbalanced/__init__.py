@@ -1,0 +1,1 @@
+"""Entropic transport that may make and destroy mass."""
