@@ -14,14 +14,15 @@ from atlas_kernels_builtin.approximate import landmarks as pick
 from atlas_kernels_builtin.approximate.exact import exact_of
 from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
 from atlas_kernels_builtin.exact.streaming import stream
-from atlas_kernels_builtin.kernels.parts import block_of, fit
+from atlas_kernels_builtin.kernels.parts import block_of
+from atlas_kernels_builtin.kernels.wrapping import Wrapping
 
 CHUNK = 2**23
 """Entries of K(x, z) at a time, in float64."""
 
 
 @attrs.frozen
-class Nystroem:
+class Nystroem(Wrapping):
     """Approximate a kernel from its values at landmarks: good wherever few of them say all, as for smooth kernels.
 
     K ≈ K(x, z) K(z, z)⁺ K(z, y) for landmarks z among the points; exact if all points are landmarks. Needs no spectral
@@ -45,14 +46,6 @@ class Nystroem:
         metadata={"help": "How landmarks are picked: by what is left of the kernel, by distance, or with equal odds."},
     )
     seed: int = attrs.field(default=0, metadata={"help": "Of the random choice of landmarks."})
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Nystroem:
-        """Return the same of the fitted kernel (see `Kernel`)."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def block(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the approximation of every pair, with landmarks among x and y: (n, *item), (m, *item) -> (n, m)."""

@@ -13,7 +13,7 @@ from atlas_core.contracts import Kernel
 from atlas_kernels_builtin.approximate.exact import exact_of
 from atlas_kernels_builtin.approximate.features import Frequencies, centred, check_kernel, check_number, height
 from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
-from atlas_kernels_builtin.kernels.parts import fit
+from atlas_kernels_builtin.kernels.wrapping import Wrapping
 
 PILOT = 16
 """Points of either side that the choice of the widths looks at."""
@@ -21,7 +21,7 @@ SWEEPS = 10
 
 
 @attrs.frozen
-class PositiveRff:
+class PositiveRff(Wrapping):
     """Approximate a kernel by positive random features: entropic transport in time and memory linear in n + m.
 
     Given a rate τ of the kernel's spectral law, exp(−τ |x − y|²) = E φ(x, ω) φ(y, ω) with ω ~ N(0, I), X = √(2τ) x and
@@ -44,14 +44,6 @@ class PositiveRff:
 
     def __attrs_post_init__(self) -> None:
         check_kernel("positive-rff", self.kernel)
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> PositiveRff:
-        """Return the same of the fitted kernel (see `Kernel`)."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the logarithm of the approximation for every pair: (n, d), (m, d) -> (n, m)."""

@@ -13,11 +13,11 @@ from atlas_core.contracts import Kernel
 from atlas_kernels_builtin.approximate.exact import exact_of
 from atlas_kernels_builtin.approximate.features import Frequencies, centred, check_kernel, check_number, height
 from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
-from atlas_kernels_builtin.kernels.parts import fit
+from atlas_kernels_builtin.kernels.wrapping import Wrapping
 
 
 @attrs.frozen
-class Rff:
+class Rff(Wrapping):
     """Approximate a kernel by cosines of random frequencies: a product costs (n + m) · features, at any n and m.
 
     k(x, y)^(1/ε) = E cos ω·(x − y) over the kernel's spectral law (Bochner); a cosine and a sine for each frequency, in
@@ -46,14 +46,6 @@ class Rff:
 
     def __attrs_post_init__(self) -> None:
         check_kernel("rff", self.kernel)
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Rff:
-        """Return the same of the fitted kernel (see `Kernel`)."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def block(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the approximation of every pair: (n, d), (m, d) -> (n, m)."""

@@ -28,7 +28,7 @@ from atlas_kernels_builtin.auto.choices import (
 from atlas_kernels_builtin.auto.probe import probe
 from atlas_kernels_builtin.exact.dense import dense_operator
 from atlas_kernels_builtin.exact.streaming import stream
-from atlas_kernels_builtin.kernels.parts import block_of, fit
+from atlas_kernels_builtin.kernels.wrapping import SamePairs
 
 ATTEMPTS = 2
 """Approximations that are built and found wanting before the exact operator is taken."""
@@ -39,7 +39,7 @@ SAFETY = 0.6
 
 
 @attrs.frozen
-class Auto:
+class Auto(SamePairs):
     """Make the operator that is fastest at the error that is allowed: exact, Nyström or random features.
 
     A few exact rows are computed; they time an exact product and measure the error of approximations. Ranks grow on a
@@ -73,22 +73,6 @@ class Auto:
     @property
     def has_log(self) -> bool:
         return self.positive and self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log k of every pair, exactly: (n, *item), (m, *item) -> (n, m)."""
-        return self.kernel.log_kernel(x, y)
-
-    def block(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k of every pair, exactly: (n, *item), (m, *item) -> (n, m)."""
-        return block_of(self.kernel, x, y)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Auto:
-        """Return the same of the fitted kernel (see `Kernel`)."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def operator(self, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> AutoOperator:
         """Return the operator of x (*batch, n, *item), y (*batch, m, *item). Raises ValueError for bad input."""

@@ -1,4 +1,4 @@
-"""The rounding of an exact operator's products, measured on rows of K in float64."""
+"""The error of an operator's products, measured on rows of K in float64."""
 
 from __future__ import annotations
 

@@ -12,13 +12,14 @@ from atlas_core import component
 from atlas_core.contracts import Kernel
 from atlas_kernels_builtin.exact.dense import DenseOperator, dense_operator
 from atlas_kernels_builtin.exact.streaming import StreamingOperator, stream
-from atlas_kernels_builtin.kernels.parts import block_of, fit
+from atlas_kernels_builtin.kernels.parts import fit
+from atlas_kernels_builtin.kernels.wrapping import SamePairs
 
 STORAGE = {"auto": None, "float32": torch.float32, "float64": torch.float64}
 
 
 @attrs.frozen
-class Dense:
+class Dense(SamePairs):
     """Store the kernel matrix: the fastest where it fits in memory and is multiplied with more than a few times."""
 
     kernel: Kernel = component("kernel", default="atlas-kernels-builtin:gaussian", help="The kernel that is stored.")
@@ -32,26 +33,6 @@ class Dense:
         metadata={"help": "Where a solver lets small entries go and few are left, store those alone."},
     )
 
-    @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        return self.kernel.log_kernel(x, y)
-
-    def block(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        return block_of(self.kernel, x, y)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Dense:
-        """Return the kernel with the settings that depend on the points replaced by numbers."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
-
     def operator(self, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> DenseOperator:
         """Return the operator of x (*batch, n, *item) and y (*batch, m, *item)."""
         kernel = fit(self.kernel, x, y)
@@ -59,7 +40,7 @@ class Dense:
 
 
 @attrs.frozen
-class Streaming:
+class Streaming(SamePairs):
     """Never store the kernel matrix: memory of O(n + m) for any number of points, entries made anew at each product."""
 
     kernel: Kernel = component("kernel", default="atlas-kernels-builtin:gaussian", help="The kernel that is streamed.")
@@ -68,26 +49,6 @@ class Streaming:
         validator=attrs.validators.optional(attrs.validators.ge(1024)),
         metadata={"help": "Bytes of one block; unset: what suits the device, 8 MiB on a CPU."},
     )
-
-    @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        return self.kernel.log_kernel(x, y)
-
-    def block(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        return block_of(self.kernel, x, y)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Streaming:
-        """Return the kernel with the settings that depend on the points replaced by numbers."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def operator(self, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> StreamingOperator:
         """Return the operator of x (*batch, n, *item) and y (*batch, m, *item)."""

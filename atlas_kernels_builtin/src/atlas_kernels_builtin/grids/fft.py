@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Estimate
+from atlas_kernels_builtin.exact.estimate import rounding_error
 from atlas_kernels_builtin.exact.streaming import StreamingOperator, stream
-from atlas_kernels_builtin.grids.rounding import estimate_on_rows
 from atlas_kernels_builtin.grids.vectors import check_length, columns_first, columns_last
 
 LOG_ACCURACY = 1e-9
@@ -130,7 +130,7 @@ class StationaryOperator:
 
     def error_estimate(self, probes: int = 64, *, seed: int = 0) -> Estimate:
         """Relative l2 error of `matvec` on a normal vector, on `probes` exact rows: the FFT's rounding."""
-        return estimate_on_rows(self, self.exact.exact_rows, probes, seed)
+        return rounding_error(self, self.exact.exact_rows, probes, seed)
 
     def _convolve(self, values: Tensor, spectrum: Tensor) -> Tensor:
         """(…, *batch, N) -> the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import attrs
 import torch
@@ -14,6 +15,7 @@ from atlas_kernels_builtin.exact.checks import check_epsilon
 from atlas_kernels_builtin.exact.streaming import stream
 from atlas_kernels_builtin.grids.fft import StationaryOperator
 from atlas_kernels_builtin.grids.separable import SeparableOperator
+from atlas_kernels_builtin.kernels.wrapping import SamePairs
 
 PROBES = 64
 """Random pairs of points on which the structure of a kernel is looked at."""
@@ -24,7 +26,7 @@ LARGEST_AXIS = 8192
 
 
 @attrs.frozen
-class Grid:
+class Grid(SamePairs):
     """Compare the points of a regular grid of 1, 2 or 3 dimensions, with products that cost O(N s) or O(N log N).
 
     The points are the centres of the cells of a box, in row-major order: an image `a` (*batch, h, w) is the weights
@@ -68,10 +70,6 @@ class Grid:
             raise ValueError(f"extent must be one positive length for each axis of {self.shape}, not {value!r}")
 
     @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
     def axes(self) -> tuple[Tensor, ...]:
         """The coordinates of the cells' centres along each axis, float64."""
         sides = self.extent or [size / max(self.shape) for size in self.shape]
@@ -84,28 +82,15 @@ class Grid:
         """The centres of all cells, (N, d), float64, in row-major order."""
         return torch.cartesian_prod(*self.axes).reshape(-1, len(self.shape))
 
-    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        """log k of any points: (n, d), (m, d) -> (n, m)."""
-        return self.kernel.log_kernel(x, y)
-
-    def block(self, x: Tensor, y: Tensor) -> Tensor:
-        """k of any points, also of a signed kernel: (n, d), (m, d) -> (n, m)."""
-        own = getattr(self.kernel, "block", None)
-        out: Tensor = self.kernel.log_kernel(x, y).exp() if own is None else own(x, y)
-        return out
-
     def fitted(
         self, x: Tensor | None = None, y: Tensor | None = None, a: Tensor | None = None, b: Tensor | None = None
-    ) -> Grid:
+    ) -> Self:
         """The grid with every setting of its kernel that depends on the points replaced by its number.
 
         x and y are the grid's own points where None; a and b their weights, (N,).
         """
-        fit = getattr(self.kernel, "fitted", None)
-        if fit is None:
-            return self
         points = self.points()
-        return attrs.evolve(self, kernel=fit(points if x is None else x, points if y is None else y, a, b))
+        return super().fitted(points if x is None else x, points if y is None else y, a, b)
 
     def operator(
         self,

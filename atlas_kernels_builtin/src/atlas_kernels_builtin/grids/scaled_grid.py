@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Estimate
+from atlas_kernels_builtin.exact.estimate import rounding_error
 from atlas_kernels_builtin.grids.axis import RowBlock
-from atlas_kernels_builtin.grids.rounding import estimate_on_rows
 from atlas_kernels_builtin.grids.vectors import columns_first, columns_last
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class ScaledSeparable:
 
     def error_estimate(self, probes: int = 64, *, seed: int = 0) -> Estimate:
         """Relative l2 error of `matvec`, on `probes` rows in float64: the rounding of the storage."""
-        return estimate_on_rows(self, self._exact_rows, probes, seed)
+        return rounding_error(self, self._exact_rows, probes, seed)
 
     def _exact_rows(self, index: Tensor) -> Tensor:
         left, right = self.log_left.double(), self.log_right.double()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Estimate
+from atlas_kernels_builtin.exact.estimate import rounding_error
 from atlas_kernels_builtin.grids.axis import AxisKernel
-from atlas_kernels_builtin.grids.rounding import estimate_on_rows
 from atlas_kernels_builtin.grids.scaled_grid import ScaledSeparable, contraction_of
 from atlas_kernels_builtin.grids.vectors import check_length, columns_first, columns_last
 
@@ -165,4 +165,4 @@ class SeparableOperator:
     def error_estimate(self, probes: int = 64, *, seed: int = 0) -> Estimate:
         """Relative l2 error of `matvec` on a normal vector, on `probes` rows in float64: the rounding of the dtype."""
         exact = attrs.evolve(self, dtype=torch.float64)
-        return estimate_on_rows(self, lambda index: exact.log_rows(index).exp(), probes, seed)
+        return rounding_error(self, lambda index: exact.log_rows(index).exp(), probes, seed)

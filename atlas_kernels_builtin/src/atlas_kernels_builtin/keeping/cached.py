@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Self
 
 import attrs
 from torch import Tensor
@@ -11,11 +12,12 @@ from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.keeping.cache import OperatorCache
-from atlas_kernels_builtin.kernels.parts import block_of, fit
+from atlas_kernels_builtin.kernels.parts import fit
+from atlas_kernels_builtin.kernels.wrapping import SamePairs
 
 
 @attrs.frozen
-class Cached:
+class Cached(SamePairs):
     """Keep the operators of another kernel: asked for the same points again, it does not build one again.
 
     Worth it where building is the work: `dense`, `nystroem`, `auto`. The operators used last stay, within a budget of
@@ -37,23 +39,7 @@ class Cached:
     def _new_cache(self) -> OperatorCache:
         return OperatorCache(int(self.budget_mb * 1e6))
 
-    @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        return self.kernel.log_kernel(x, y)
-
-    def block(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k of every pair: (n, *item), (m, *item) -> (n, m)."""
-        return block_of(self.kernel, x, y)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Cached:
+    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Self:
         """Return the kernel with the settings that depend on the points replaced by numbers; the cache is shared."""
         new = copy.copy(self)
         object.__setattr__(new, "kernel", fit(self.kernel, x, y, a, b))  # evolve would give it a cache of its own

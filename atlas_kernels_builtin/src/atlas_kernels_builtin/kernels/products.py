@@ -14,6 +14,7 @@ from atlas_core import component
 from atlas_core.contracts import Kernel, RadialKernel
 from atlas_kernels_builtin.approximate.spectral import rates_of, sum_of_rates
 from atlas_kernels_builtin.kernels.parts import block_of, check_parts, fit
+from atlas_kernels_builtin.kernels.wrapping import Wrapping
 
 
 @attrs.frozen
@@ -71,7 +72,7 @@ class Product:
 
 
 @attrs.frozen
-class Scaled:
+class Scaled(Wrapping):
     """Weigh a kernel, or sharpen it: k = amplitude · k₀^power, whose transport cost is power · C₀ − log amplitude.
 
     The power of a signed kernel is 1.
@@ -96,14 +97,6 @@ class Scaled:
             raise ValueError(f"scaled: {type(self.kernel).__name__} is signed, so its power is 1, not {self.power}")
 
     @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    @property
     def quadratic(self) -> float:
         """Of a power of a Gaussian (see `RadialKernel`); AttributeError for others, and with an amplitude."""
         if self.amplitude != 1:
@@ -115,10 +108,6 @@ class Scaled:
         """log k of squared distances (see `RadialKernel`); AttributeError unless k₀ has it."""
         part = cast(RadialKernel, self.kernel).log_radial
         return lambda squared: part(squared) * self.power + math.log(self.amplitude)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Scaled:
-        """Return the same of the fitted kernel (see `Kernel`)."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log k of every pair: (n, *item), (m, *item) -> (n, m)."""

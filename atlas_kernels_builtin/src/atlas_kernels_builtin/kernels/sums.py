@@ -14,6 +14,7 @@ from atlas_core import component
 from atlas_core.contracts import Kernel, RadialKernel
 from atlas_kernels_builtin.approximate.spectral import choose, rates_of, repeated
 from atlas_kernels_builtin.kernels.parts import block_of, check_parts, fit
+from atlas_kernels_builtin.kernels.wrapping import Wrapping
 
 
 @attrs.frozen
@@ -94,7 +95,7 @@ class Sum:
 
 
 @attrs.frozen
-class Mixture:
+class Mixture(Wrapping):
     """See all scales at once: the mean of one kernel at several bandwidths, for data whose scale is unknown.
 
     k(x, y) = Σ_s w_s k₀(x / s, y / s) over the scales s, Σ w = 1: with `gaussian`, the kernel that most MMDs use.
@@ -116,22 +117,10 @@ class Mixture:
         _check_weights("mixture", self.weights, len(self.scales), positive=True)
 
     @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    @property
     def log_radial(self) -> Callable[[Tensor], Tensor]:
         """log k of squared distances (see `RadialKernel`); AttributeError unless k₀ has it."""
         part = cast(RadialKernel, self.kernel).log_radial
         return lambda squared: _log_sum([part(squared / scale**2) for scale in self.scales], self._weights)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Mixture:
-        """Return the mixture of the fitted kernel (see `Kernel`)."""
-        return attrs.evolve(self, kernel=fit(self.kernel, x, y, a, b))
 
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log k of every pair: (n, *item), (m, *item) -> (n, m)."""

@@ -14,12 +14,12 @@ from atlas_core import component
 from atlas_core.contracts import Estimate, Kernel, KernelOperator
 from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.keeping.content import content_key
-from atlas_kernels_builtin.kernels.parts import block_of, fit
+from atlas_kernels_builtin.kernels.wrapping import SamePairs
 from atlas_kernels_builtin.ranks.collectives import SharedInput, total, total_logsumexp
 
 
 @attrs.frozen
-class Sharded:
+class Sharded(SamePairs):
     """Split the rows of K over the ranks of a distributed run, so that work and memory are shared among them.
 
     Every rank calls with all the points and gets whole vectors: solvers run unchanged, the same on each. Start the
@@ -30,26 +30,6 @@ class Sharded:
     kernel: Kernel = component(
         "kernel", default="atlas-kernels-builtin:gaussian", help="The kernel whose operator is split into rows."
     )
-
-    @property
-    def has_log(self) -> bool:
-        return self.kernel.has_log
-
-    @property
-    def item_ndim(self) -> int:
-        return self.kernel.item_ndim
-
-    def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log k of every pair, here: (n, *item), (m, *item) -> (n, m)."""
-        return self.kernel.log_kernel(x, y)
-
-    def block(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return k of every pair, here: (n, *item), (m, *item) -> (n, m)."""
-        return block_of(self.kernel, x, y)
-
-    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Sharded:
-        """Return the kernel with what depends on the points replaced by numbers: of all rows, not of a rank's own."""
-        return Sharded(kernel=fit(self.kernel, x, y, a, b))
 
     def operator(self, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> KernelOperator:
         """Return the operator; every rank calls this with the same points x (*batch, n, *item), y (*batch, m, *item).
