@@ -104,7 +104,11 @@ def main() -> None:
     rows = []
     for name in options.problems.split(","):
         problem(name)  # a mistyped name is said before anything runs
-        rows += with_ratios([in_a_fresh_process(name, peer, options) for peer in names], options)
+        found = []
+        for peer in names:
+            print(f"{name}: {peer} …", file=sys.stderr, flush=True)  # a run takes minutes
+            found.append(in_a_fresh_process(name, peer, options))
+        rows += with_ratios(found, options)
     report("transport", rows, threads=options.threads, as_json=options.json)
 
 
