@@ -104,8 +104,8 @@ class EntropicSolution(Coupling, Protocol):
     def seconds(self) -> float: ...
 
     @property
-    def peak_bytes(self) -> int:
-        """Most memory that the solve had beyond what there was before."""
+    def peak_bytes(self) -> int | None:
+        """Most memory that the solve had beyond what there was before; None where the system does not tell."""
         ...
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+import warnings
+
 import attrs
 import numpy as np
 import pytest
 import torch
+from atlas_kernels_builtin.exact import exact_operator
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
 from atlas_solvers_builtin.transport.balanced import rounds
 from atlas_solvers_builtin.transport.balanced.absorbed import around
@@ -15,6 +20,7 @@ from atlas_solvers_builtin.transport.balanced.sweeps import Local, sweep
 from atlas_solvers_builtin.transport.problem import problem_of
 from scipy.special import logsumexp
 
+from atlas_core import build
 from atlas_kernels_builtin import Gaussian, operator_of
 
 SOLVER = Sinkhorn(kernel=Gaussian(), epsilon=0.03, tolerance=1e-9)
@@ -150,6 +156,25 @@ def test_the_errors_and_the_gap_are_those_of_the_plan():
     primal = (plan * cost).sum() + SOLVER.epsilon * divergence
     torch.testing.assert_close(solution.gap, primal - solution.value, rtol=1e-6, atol=1e-11)
     assert solution.peak_bytes >= 0
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # it is run a second time, on purpose
+def test_where_the_system_does_not_tell_there_is_no_number_of_bytes(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows, which has no such module
+    again = runpy.run_module("atlas_solvers_builtin.transport.outcome")
+    assert again["Meter"](torch.device("cpu")).peak_bytes is None
+    assert attrs.evolve(SOLVER, tolerance=1e-3).solve(X, Y).peak_bytes is None
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "sinkhorn-unbalanced", "low-rank", "barycenter"])
+def test_a_kernel_that_does_not_fit_is_said_to_be_streamed_once(name, monkeypatch):
+    monkeypatch.setattr(exact_operator, "SHARE_OF_MEMORY", 0.0)
+    y = Y[None] if name == "barycenter" else Y
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        # A kernel whose costs have no factors, so that low-rank streams them, too.
+        build("solver", name, kernel={"use": "laplacian"}, tolerance=1e-2).solve(X, y)
+    assert sum("streamed, not stored" in str(each.message) for each in said) == 1
 
 
 def local_around(f, g, epsilon=0.1):

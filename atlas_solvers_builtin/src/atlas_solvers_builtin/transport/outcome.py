@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 import warnings
@@ -35,14 +34,14 @@ class Outcome:
 
 @attrs.frozen(eq=False)
 class Meter:
-    """Seconds and bytes since it was made."""
+    """Seconds and bytes since it was made; bytes are None where the system does not tell, as on Windows."""
 
     device: torch.device
     began: float = attrs.field(factory=time.perf_counter, init=False)
-    before: int = attrs.field(init=False)
+    before: int | None = attrs.field(init=False)
 
     @before.default
-    def _before(self) -> int:
+    def _before(self) -> int | None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return torch.cuda.memory_allocated(self.device)
@@ -53,13 +52,17 @@ class Meter:
         return time.perf_counter() - self.began
 
     @property
-    def peak_bytes(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self.before
-        return _resident_peak() - self.before
+    def peak_bytes(self) -> int | None:
+        now = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _resident_peak()
+        return None if now is None or self.before is None else now - self.before
 
 
-def _resident_peak() -> int:
+def _resident_peak() -> int | None:
+    """Most resident memory that this process has had so far, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -50,9 +50,9 @@ class EntropicPlan:
     history: list[float] = attrs.field(repr=False)
     """The largest marginal error of the batch, as a share of the mass, each time it was looked at."""
     seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
     """Most memory that the solve had beyond what there was before: of the device's allocator, or on a CPU what the
-    process's peak grew by (0 if it had been higher before)."""
+    process's peak grew by (0 if it had been higher before); None where the system does not tell, as on Windows."""
     problem: Problem = attrs.field(repr=False)
     """What was solved, with the graph of its weights and ε."""
     y: Tensor | None = attrs.field(default=None, repr=False)

@@ -7,10 +7,8 @@ from typing import Any
 import attrs
 import torch
 from atlas_kernels_builtin.exact.streaming import operator_of
-from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.absorbed import takes_accuracy
 from atlas_solvers_builtin.transport.balanced.log_domain import solve_in_logarithms
@@ -21,14 +19,20 @@ from atlas_solvers_builtin.transport.problem import (
     PROBED_ROWS,
     Problem,
     check_epsilon,
-    check_points,
     mean_cost,
     problem_of,
 )
+from atlas_solvers_builtin.transport.settings import (
+    default_epsilon,
+    epsilon_field,
+    fitted_kernel,
+    kernel_field,
+    max_iterations_field,
+    mean_cost_of,
+    tolerance_field,
+)
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 
-SHARE_OF_MEAN_COST = 0.05
-"""The default ε, in units of the mean cost."""
 STORAGE = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -48,23 +52,11 @@ class Sinkhorn:
         "here on the semi-dual with a preconditioned Schur complement"
     )
 
-    kernel: Kernel = component(
-        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
-    )
-    epsilon: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "Weight of the entropy, in units of the cost; unset: 0.05 × the mean cost of a ⊗ b."},
-    )
-    tolerance: float = attrs.field(
-        default=1e-4,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "L1 error of the marginals, as a share of the mass, at which the iteration stops."},
-    )
-    max_iterations: int = attrs.field(
-        default=10_000,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "Sweeps and steps of conjugate gradients, two products each, after which it gives up."},
+    kernel: Kernel = kernel_field()
+    epsilon: float | None = epsilon_field()
+    tolerance: float = tolerance_field(1e-4)
+    max_iterations: int = max_iterations_field(
+        10_000, "Sweeps and steps of conjugate gradients, two products each, after which it gives up."
     )
     method: str = attrs.field(
         default="newton",
@@ -109,13 +101,10 @@ class Sinkhorn:
 
         `init` is a solution, or its (f, g), to start from. Raises ValueError for input that cannot be meant.
         """
-        check_points(x=x, y=y)
-        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
+        kernel = fitted_kernel(self.kernel, x, y, a, b)
         epsilon: float | Tensor | None = self.epsilon
         if epsilon is None:
-            mean = mean_cost(problem_of(operator_of(kernel, x.detach(), y.detach()), a, b))
-            # Points that all coincide cost nothing, and any ε is right.
-            epsilon = torch.where(mean > 0, SHARE_OF_MEAN_COST * mean, 1.0)
+            epsilon = default_epsilon(mean_cost_of(kernel, x, y, a, b))
         operator = operator_of(kernel, x, y, epsilon=epsilon)
         return self._solve(operator, a, b, init, y, kernel)
 

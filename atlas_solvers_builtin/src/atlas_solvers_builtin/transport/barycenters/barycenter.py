@@ -13,13 +13,19 @@ from atlas_kernels_builtin.grids.grid import Grid
 from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.balanced.sinkhorn import SHARE_OF_MEAN_COST
 from atlas_solvers_builtin.transport.barycenters.barycenter_free import move_support
 from atlas_solvers_builtin.transport.barycenters.barycenter_plan import BarycenterPlan
 from atlas_solvers_builtin.transport.barycenters.barycenter_projections import Targets, project
 from atlas_solvers_builtin.transport.problem import check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.settings import (
+    SHARE_OF_MEAN_COST,
+    epsilon_field,
+    kernel_field,
+    max_iterations_field,
+    mean_cost_of,
+    tolerance_field,
+)
 
 
 @attrs.frozen
@@ -43,14 +49,8 @@ class Barycenter:
         "free support Cuturi & Doucet 2014, alg. 2"
     )
 
-    kernel: Kernel = component(
-        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
-    )
-    epsilon: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "Weight of the entropy, in units of the cost; unset: 0.05 × the mean cost to the inputs."},
-    )
+    kernel: Kernel = kernel_field()
+    epsilon: float | None = epsilon_field("the mean cost to the inputs")
     shares: tuple[float, ...] | None = attrs.field(
         default=None, metadata={"help": "What each input counts, w_k: positive, divided by their sum; unset: alike."}
     )
@@ -62,17 +62,12 @@ class Barycenter:
     debiased: bool = attrs.field(
         default=False, metadata={"help": "Minimise Sinkhorn divergences, which do not blur. For a fixed support."}
     )
-    tolerance: float = attrs.field(
-        default=1e-5,
-        validator=attrs.validators.gt(0),
-        metadata={
-            "help": "L1 error of the plans' marginals, as a share of the mass; free: also the last move of the "
-            "points, in units of their spread."
-        },
+    tolerance: float = tolerance_field(
+        1e-5,
+        "L1 error of the plans' marginals, as a share of the mass; free: also the last move of the points, in units of "
+        "their spread.",
     )
-    max_iterations: int = attrs.field(
-        default=5000, validator=attrs.validators.gt(0), metadata={"help": "Iterations after which it gives up."}
-    )
+    max_iterations: int = max_iterations_field(5000, "Iterations after which it gives up.")
 
     @shares.validator
     def _check_shares(self, attribute: object, value: tuple[float, ...] | None) -> None:
@@ -101,7 +96,7 @@ class Barycenter:
         kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
         epsilon = self.epsilon
         if epsilon is None:
-            mean = float((shares * mean_cost(problem_of(operator_of(kernel, x, y), None, _normalised(b)))).sum())
+            mean = float((shares * mean_cost_of(kernel, x, y, None, _normalised(b))).sum())
             epsilon = SHARE_OF_MEAN_COST * mean if mean > 0 else 1.0
         if self.support == "free":
             return move_support(

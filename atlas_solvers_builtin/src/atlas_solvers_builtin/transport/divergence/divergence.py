@@ -10,20 +10,24 @@ from typing import Any, Literal, NoReturn
 import attrs
 import torch
 from atlas_kernels_builtin.exact.streaming import operator_of
-from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from atlas_solvers_builtin.transport.divergence.symmetric import SelfTransport, self_transport
-from atlas_solvers_builtin.transport.problem import Problem, check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, problem_of
+from atlas_solvers_builtin.transport.settings import (
+    default_epsilon,
+    epsilon_field,
+    fitted_kernel,
+    kernel_field,
+    max_iterations_field,
+    mean_cost_of,
+    tolerance_field,
+)
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 from atlas_solvers_builtin.transport.unbalanced.penalties import penalty_of
 from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
-
-SHARE_OF_MEAN_COST = 0.05
-"""The default ε, in units of the mean cost."""
 
 
 @attrs.frozen(eq=False)
@@ -91,14 +95,8 @@ class SinkhornDivergence:
 
     paper = "Feydy et al. 2019, eq. 3 and 25; unbalanced, Séjourné et al. 2019, eq. 8"
 
-    kernel: Kernel = component(
-        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
-    )
-    epsilon: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "Weight of the entropy, in units of the cost; unset: 0.05 × the mean cost of a ⊗ b."},
-    )
+    kernel: Kernel = kernel_field()
+    epsilon: float | None = epsilon_field()
     rho: float = attrs.field(
         default=math.inf,
         validator=attrs.validators.gt(0),
@@ -109,14 +107,10 @@ class SinkhornDivergence:
         validator=attrs.validators.in_(("kl", "tv")),
         metadata={"help": "Divergence of the marginals where rho is finite: `kl`, or `tv` (total variation)."},
     )
-    tolerance: float = attrs.field(
-        default=1e-5,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "L1 error of the marginals, as a share of the mass, at which each iteration stops."},
+    tolerance: float = tolerance_field(
+        1e-5, "L1 error of the marginals, as a share of the mass, at which each iteration stops."
     )
-    max_iterations: int = attrs.field(
-        default=10_000, validator=attrs.validators.gt(0), metadata={"help": "Iterations after which each gives up."}
-    )
+    max_iterations: int = max_iterations_field(10_000, "Iterations after which each gives up.")
 
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
@@ -127,17 +121,13 @@ class SinkhornDivergence:
         meant.
         """
         start = time.perf_counter()
-        check_points(x=x, y=y)
-        points = x.detach(), y.detach()
-        kernel, balanced = fit(self.kernel, *points, a, b), self.rho == math.inf
-        mean = mean_cost(problem_of(operator_of(kernel, *points), a, b, balanced=balanced))
-        # Points that all coincide cost nothing, and any ε is right.
-        default = torch.where(mean > 0, SHARE_OF_MEAN_COST * mean, 1.0)
-        epsilon = default if self.epsilon is None else torch.full_like(mean, self.epsilon)
+        kernel, balanced = fitted_kernel(self.kernel, x, y, a, b), self.rho == math.inf
+        mean = mean_cost_of(kernel, x, y, a, b, balanced=balanced)
+        epsilon = default_epsilon(mean) if self.epsilon is None else torch.full_like(mean, self.epsilon)
         operator = operator_of(kernel, x, y, epsilon=epsilon)
         problem = problem_of(operator, a, b, balanced=balanced)
         init = init.across if isinstance(init, Debiased) else init
-        across = self._solver(kernel).solve_operator(operator, a=a, b=b, init=init, y=points[1])
+        across = self._solver(kernel).solve_operator(operator, a=a, b=b, init=init, y=y.detach())
         within = [
             self._within(operator_of(kernel, side, side, epsilon=epsilon), weights)
             for side, weights in ((_spread(x, problem), problem.a), (_spread(y, problem), problem.b))

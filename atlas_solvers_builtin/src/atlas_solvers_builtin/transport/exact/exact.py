@@ -11,14 +11,13 @@ import attrs
 import torch
 from atlas_kernels_builtin.exact.exact_operator import free_memory
 from atlas_kernels_builtin.exact.streaming import operator_of
-from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.exact.assignment import assign, is_assignment
 from atlas_solvers_builtin.transport.exact.sparse_coupling import SparseCoupling, costs
-from atlas_solvers_builtin.transport.problem import Problem, check_points, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, problem_of
+from atlas_solvers_builtin.transport.settings import fitted_kernel, kernel_field, max_iterations_field
 
 COPIES = 4
 """Matrices of the size of the cost, in float64, that one problem takes at its peak."""
@@ -35,13 +34,9 @@ class Exact:
 
     paper = "Bonneel et al. 2011 (network simplex); Crouse 2016 (assignment)"
 
-    kernel: Kernel = component(
-        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
-    )
-    max_iterations: int = attrs.field(
-        default=10_000_000,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "Pivots of the network simplex after which it gives up; an assignment needs none."},
+    kernel: Kernel = kernel_field()
+    max_iterations: int = max_iterations_field(
+        10_000_000, "Pivots of the network simplex after which it gives up; an assignment needs none."
     )
 
     def solve(
@@ -51,8 +46,7 @@ class Exact:
 
         Raises ValueError for input that cannot be meant, and for an `init`: the simplex starts where it will.
         """
-        check_points(x=x, y=y)
-        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
+        kernel = fitted_kernel(self.kernel, x, y, a, b)
         solution = self.solve_operator(operator_of(kernel, x, y), a=a, b=b, init=init, y=y.detach())
         return attrs.evolve(solution, kernel=kernel)
 

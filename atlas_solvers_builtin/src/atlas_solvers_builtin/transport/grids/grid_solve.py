@@ -13,13 +13,13 @@ from atlas_kernels_builtin.grids.grid import Grid
 from atlas_kernels_builtin.grids.separable import SeparableOperator
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.balanced.sinkhorn import SHARE_OF_MEAN_COST, Sinkhorn
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from atlas_solvers_builtin.transport.grids.grid_levels import Level, apply_axes, levels_of
 from atlas_solvers_builtin.transport.grids.grid_newton import CoarseInverse, Precondition, Solved, State, direct, newton
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of
 from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, problem_of
+from atlas_solvers_builtin.transport.settings import default_epsilon, epsilon_field, kernel_field, tolerance_field
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 
 COARSEST = 64
@@ -48,21 +48,11 @@ class SinkhornGrid:
 
     paper = "Solomon et al. 2015 (products); Brauer et al. 2017 (Newton); Schmitzer 2019 (coarse to fine)"
 
-    kernel: Kernel = component(
-        "kernel",
-        default="atlas-kernels-builtin:gaussian",
-        help="Its −log is the transport cost: a kernel `grid`, or for solve_images one of two points.",
+    kernel: Kernel = kernel_field(
+        "Its −log is the transport cost: a kernel `grid`, or for solve_images one of two points."
     )
-    epsilon: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "Weight of the entropy, in units of the cost; unset: 0.05 × the mean cost of a ⊗ b."},
-    )
-    tolerance: float = attrs.field(
-        default=1e-6,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "L1 error of the marginals, as a share of the mass, at which the iteration stops."},
-    )
+    epsilon: float | None = epsilon_field()
+    tolerance: float = tolerance_field(1e-6)
 
     def solve_images(self, a: Tensor, b: Tensor, *, init: Any = None) -> EntropicPlan:
         """Couple images a and b, (*batch, *shape) with shape of 1 to 3 dimensions, weights ≥ 0 of equal mass.
@@ -144,8 +134,7 @@ class SinkhornGrid:
         if self.epsilon is not None:
             return self.epsilon
         problem = problem_of(operator, a, b)
-        mean = operator.mean_cost(problem.a, problem.b)
-        return torch.where(mean > 0, SHARE_OF_MEAN_COST * mean, 1.0)
+        return default_epsilon(operator.mean_cost(problem.a, problem.b))
 
     @torch.no_grad()
     def _coarse_to_fine(self, problem: Problem) -> Outcome:

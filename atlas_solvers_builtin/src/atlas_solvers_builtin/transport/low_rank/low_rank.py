@@ -9,15 +9,14 @@ from typing import Any
 import attrs
 import torch
 from atlas_kernels_builtin.exact.streaming import operator_of
-from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.low_rank.cost_products import CostProducts, StreamedCosts, cost_products
 from atlas_solvers_builtin.transport.low_rank.factors import Factors, first_factors, projected, slope_of
 from atlas_solvers_builtin.transport.low_rank.low_rank_coupling import LowRankCoupling
-from atlas_solvers_builtin.transport.problem import Problem, check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, mean_cost, problem_of
+from atlas_solvers_builtin.transport.settings import fitted_kernel, kernel_field, max_iterations_field, tolerance_field
 
 WINDOW = 20
 """Steps over which the cost has to fall."""
@@ -40,9 +39,7 @@ class LowRank:
 
     paper = "Scetbon, Cuturi & Peyré 2021, algorithms 2 and 3; Forrow et al. 2019"
 
-    kernel: Kernel = component(
-        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
-    )
+    kernel: Kernel = kernel_field()
     rank: int = attrs.field(
         default=10,
         validator=attrs.validators.ge(1),
@@ -53,14 +50,8 @@ class LowRank:
         validator=attrs.validators.gt(0),
         metadata={"help": "First mirror step: the most that a logarithm of Q, R or w moves; it adapts."},
     )
-    tolerance: float = attrs.field(
-        default=1e-4,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "Relative fall of the cost over 20 steps below which it stops."},
-    )
-    max_iterations: int = attrs.field(
-        default=2000, validator=attrs.validators.gt(0), metadata={"help": "Steps after which it gives up."}
-    )
+    tolerance: float = tolerance_field(1e-4, "Relative fall of the cost over 20 steps below which it stops.")
+    max_iterations: int = max_iterations_field(2000, "Steps after which it gives up.")
     seed: int = attrs.field(default=0, metadata={"help": "Seed of the sources that the intermediate points start at."})
 
     def solve(
@@ -71,11 +62,12 @@ class LowRank:
         `init` is a solution of the same rank to start from. Raises ValueError for input that cannot be meant, and for
         weights that want a gradient.
         """
-        check_points(x=x, y=y)
-        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
+        kernel = fitted_kernel(self.kernel, x, y, a, b)
         operator = operator_of(kernel, x, y)
         products = cost_products(kernel, x, y, operator)
-        detached = cost_products(kernel, x.detach(), y.detach(), operator_of(kernel, x.detach(), y.detach()))
+        detached = products
+        if x.requires_grad or y.requires_grad:
+            detached = cost_products(kernel, x.detach(), y.detach(), operator_of(kernel, x.detach(), y.detach()))
         solution = self._solve(operator, products, detached, a, b, init)
         return attrs.evolve(solution, y=y.detach(), kernel=kernel)
 

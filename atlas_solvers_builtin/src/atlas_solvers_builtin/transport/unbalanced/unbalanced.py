@@ -9,19 +9,24 @@ from typing import Any, Literal
 import attrs
 import torch
 from atlas_kernels_builtin.exact.streaming import operator_of
-from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
-from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.outcome import Meter
-from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, mean_cost, problem_of
+from atlas_solvers_builtin.transport.settings import (
+    SHARE_OF_MEAN_COST,
+    epsilon_field,
+    fitted_kernel,
+    kernel_field,
+    max_iterations_field,
+    mean_cost_of,
+    tolerance_field,
+)
 from atlas_solvers_builtin.transport.unbalanced.penalties import Penalty, penalty_of
 from atlas_solvers_builtin.transport.unbalanced.proximal import Sweeps, Swept
 from atlas_solvers_builtin.transport.unbalanced.unbalanced_plan import UnbalancedPlan, measured, warn
 
-SHARE_OF_MEAN_COST = 0.05
-"""The default ε, in units of the mean cost."""
 FIRST_SHARE, FACTOR, COARSE = 0.5, 4.0, 1e-2
 """ε-scaling: the first ε in units of the mean cost, the step down, and the tolerance on the way."""
 
@@ -38,14 +43,8 @@ class SinkhornUnbalanced:
 
     paper = "Chizat, Peyré, Schmitzer & Vialard 2018; Séjourné et al. 2019; Séjourné, Vialard & Peyré 2022"
 
-    kernel: Kernel = component(
-        "kernel", default="atlas-kernels-builtin:gaussian", help="Its −log is the transport cost."
-    )
-    epsilon: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "Weight of the entropy, in units of the cost; unset: 0.05 × the mean cost of a ⊗ b."},
-    )
+    kernel: Kernel = kernel_field()
+    epsilon: float | None = epsilon_field()
     marginals: Literal["kl", "tv"] = attrs.field(
         default="kl",
         validator=attrs.validators.in_(("kl", "tv")),
@@ -66,16 +65,10 @@ class SinkhornUnbalanced:
         validator=attrs.validators.optional(attrs.validators.gt(0)),
         metadata={"help": "The price on the side of y alone; inf: all of b is filled; unset: rho."},
     )
-    tolerance: float = attrs.field(
-        default=1e-4,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "L1 distance of the plan's marginals from those wanted, as a share of the mean mass."},
+    tolerance: float = tolerance_field(
+        1e-4, "L1 distance of the plan's marginals from those wanted, as a share of the mean mass."
     )
-    max_iterations: int = attrs.field(
-        default=5000,
-        validator=attrs.validators.gt(0),
-        metadata={"help": "Sweeps and steps of conjugate gradients after which it gives up."},
-    )
+    max_iterations: int = max_iterations_field(5000, "Sweeps and steps of conjugate gradients after which it gives up.")
 
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
@@ -86,10 +79,8 @@ class SinkhornUnbalanced:
         one, ε falls in steps of 4. Raises ValueError for input that cannot be meant.
         """
         meter = Meter(x.device)
-        check_points(x=x, y=y)
-        points = x.detach(), y.detach()
-        kernel = fit(self.kernel, *points, a, b)
-        mean = _positive(mean_cost(self._problem(operator_of(kernel, *points), a, b)))
+        kernel = fitted_kernel(self.kernel, x, y, a, b)
+        mean = _positive(mean_cost_of(kernel, x, y, a, b, balanced=self._balanced))
         epsilon = SHARE_OF_MEAN_COST * mean if self.epsilon is None else torch.full_like(mean, self.epsilon)
         attached = self._problem(operator_of(kernel, x, y, epsilon=epsilon), a, b)
         return self._solve(attached, mean, init, meter, y=y.detach(), kernel=kernel)
@@ -133,8 +124,12 @@ class SinkhornUnbalanced:
     def _prices(self) -> tuple[float | None, float | None]:
         return tuple(self.rho if rho is None else rho for rho in (self.rho_a, self.rho_b))  # type: ignore[return-value]
 
+    @property
+    def _balanced(self) -> bool:
+        return self._prices == (math.inf, math.inf)
+
     def _problem(self, operator: KernelOperator, a: Tensor | None, b: Tensor | None) -> Problem:
-        return problem_of(operator, a, b, balanced=self._prices == (math.inf, math.inf))
+        return problem_of(operator, a, b, balanced=self._balanced)
 
     def _penalties(self, mean: Tensor) -> tuple[Penalty, Penalty]:
         first, second = (penalty_of(self.marginals, mean if rho is None else rho, mean) for rho in self._prices)

@@ -1,0 +1,70 @@
+"""The settings that transport solvers share, and what they make of points before they solve anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from atlas_kernels_builtin.exact.streaming import operator_of, stream
+from atlas_kernels_builtin.kernels.parts import fit
+from torch import Tensor
+
+from atlas_core import component
+from atlas_core.contracts import Kernel
+from atlas_solvers_builtin.transport.problem import check_points, mean_cost, problem_of
+
+SHARE_OF_MEAN_COST = 0.05
+"""The default ε, in units of the mean cost."""
+
+
+def kernel_field(help: str = "Its −log is the transport cost.") -> Any:
+    """The kernel whose −log is the cost: `gaussian`, half a squared distance, unless another is named."""
+    return component("kernel", default="atlas-kernels-builtin:gaussian", help=help)
+
+
+def epsilon_field(mean: str = "the mean cost of a ⊗ b") -> Any:
+    """ε: a positive number, or None for `SHARE_OF_MEAN_COST` of `mean`."""
+    return attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.gt(0)),
+        metadata={"help": f"Weight of the entropy, in units of the cost; unset: {SHARE_OF_MEAN_COST} × {mean}."},
+    )
+
+
+def tolerance_field(
+    default: float, help: str = "L1 error of the marginals, as a share of the mass, at which the iteration stops."
+) -> Any:
+    """What is accurate enough, positive."""
+    return attrs.field(default=default, validator=attrs.validators.gt(0), metadata={"help": help})
+
+
+def max_iterations_field(default: int, help: str) -> Any:
+    """What is too long, positive; `help` says what is counted."""
+    return attrs.field(default=default, validator=attrs.validators.gt(0), metadata={"help": help})
+
+
+def fitted_kernel(kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> Kernel:
+    """Check points x (*batch, n, d), y (*batch, m, d); return the kernel fitted to them, without their graph.
+
+    Raises ValueError as `check_points` does.
+    """
+    check_points(x=x, y=y)
+    return fit(kernel, x.detach(), y.detach(), a, b)
+
+
+def mean_cost_of(
+    kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, *, balanced: bool = True
+) -> Tensor:
+    """The mean cost of a fitted kernel under a ⊗ b, (*batch,), without a graph; 0 where all points coincide.
+
+    Only rows are looked at, so an exact operator is streamed: whether there is memory to store one is not the question.
+    Raises ValueError as `problem_of` does.
+    """
+    make = stream if getattr(kernel, "operator", None) is None else operator_of
+    return mean_cost(problem_of(make(kernel, x.detach(), y.detach()), a, b, balanced=balanced))
+
+
+def default_epsilon(mean: Tensor) -> Tensor:
+    """ε where it is unset, of the mean cost (*batch,). Points that all coincide cost nothing, and any ε is right."""
+    return torch.where(mean > 0, SHARE_OF_MEAN_COST * mean, 1.0)
