@@ -196,7 +196,8 @@ def _damage(file: Path, size: int) -> str:
         raise pickle_error(file)
     actual = file.stat().st_size
     if actual != size:
-        return f"{file.name} has {actual} bytes instead of {size}{': it is truncated' if actual < size else ''}"
+        change = "truncated" if actual < size else "changed"
+        return f"{file.name} has {actual} bytes, the checkpoint recorded {size}: the file was {change} or replaced"
     return ""
 
 

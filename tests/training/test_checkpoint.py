@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import shutil
 
 import pytest
@@ -134,11 +135,21 @@ def test_a_truncated_file_is_named_with_the_older_checkpoint_that_is_intact(run,
         open_checkpoint(run.path)
     text = str(error.value)
     assert f"{newest} is damaged: {name}" in text
-    assert "truncated" in text
+    assert re.search(
+        rf"has \d+ bytes, the checkpoint recorded {len(content)}: the file was truncated or replaced", text
+    )
     assert f"{older} is intact" in text
     assert f"rm -r {newest}" in text
     shutil.rmtree(newest)
     assert open_checkpoint(run.path).path == older
+
+
+@pytest.mark.parametrize(("numbers", "change"), [(1, "truncated or replaced"), (999, "changed or replaced")])
+def test_a_file_of_another_network_is_not_called_truncated_for_sure(run, numbers, change):
+    path = write(run, 10)
+    write_tensors(path / "ema.safetensors", {"denoiser.w": torch.zeros(numbers)})
+    with pytest.raises(CheckpointError, match=rf"recorded \d+: the file was {change}"):
+        open_checkpoint(path)
 
 
 def test_one_flipped_bit_is_noticed_before_anything_is_loaded(run):
