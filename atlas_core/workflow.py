@@ -129,7 +129,7 @@ def _new_evaluation(pipeline: Pipeline, overrides: Sequence[str]) -> RunFolder:
     root, number = pipeline.run.path / EVALUATIONS, 1
     while True:
         folder = root / (name if number == 1 else f"{name}-{number}")
-        with saying(folder, "nothing was evaluated"):
+        with saying(folder, "nothing was evaluated", then="evaluate again"):
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:

@@ -76,28 +76,33 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def saying(path: Path, intact: str = "") -> Iterator[None]:
-    """Turn what the operating system refuses about `path` into a RunError that says what is left and what to do."""
+def saying(path: Path, intact: str = "", *, then: str = "resume the run") -> Iterator[None]:
+    """Turn what the operating system refuses about `path` into a RunError that says what is left and what to do.
+
+    `then`: the next step once the disk is as it should be.
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         message = f"cannot write {path}: {reason[:1].lower() + reason[1:]}"
         raise RunError(
-            f"{message}; {intact or 'what was there before is intact'}", hint=_advice(error, path)
+            f"{message}; {intact or 'what was there before is intact'}", hint=_advice(error, path, then)
         ) from error
 
 
-def _advice(error: OSError, path: Path) -> str:
+def _advice(error: OSError, path: Path, then: str) -> str:
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"free some space (`df -h {_existing(path)}` shows how much is left), then resume the run"
+        return f"free some space (`df -h {_existing(path)}` shows how much is left), then {then}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
             f"give yourself the right to write there (`ls -ld {_existing(path)}`), or choose another folder for the run"
         )
-    return f"look at the disk (`ls -ld {_existing(path)}`), then resume the run"
+    if error.errno == errno.ENOTDIR:
+        return f"{_existing(path)} is no folder: move it away, then {then}"
+    return f"look at the disk (`ls -ld {_existing(path)}`), then {then}"
 
 
 def _existing(path: Path) -> Path:

@@ -14,6 +14,8 @@ from atlas_core.runs.atomic import saying
 from atlas_core.runs.journal import Journal
 
 _STEP = re.compile(r"step-(\d{8,})")
+_REFUSED = "nothing was started"
+_AGAIN = "run the command again"
 
 
 def check_name(name: str) -> None:
@@ -39,7 +41,7 @@ class RunFolder:
         root, number = Path(root), 1
         while True:
             path = root / (name if number == 1 else f"{name}-{number}")
-            with saying(path, "nothing was started"):
+            with saying(path, _REFUSED, then=f"{_AGAIN}, or give it another folder with `--runs`"):
                 try:
                     path.mkdir(parents=True)
                 except FileExistsError:
@@ -107,7 +109,7 @@ class RunFolder:
         Raises RunError where the disk refuses.
         """
         for folder in (self.checkpoints, self.samples):
-            with saying(folder, "nothing was started"):
+            with saying(folder, _REFUSED, then=_AGAIN):
                 folder.mkdir(parents=True, exist_ok=True)
             _probe(folder)
 
@@ -127,7 +129,7 @@ class RunFolder:
 
 def _probe(folder: Path) -> None:
     """Write a byte, and take it away again. Raises RunError where the disk refuses."""
-    with saying(folder, "nothing was started"), tempfile.TemporaryFile(dir=folder) as probe:
+    with saying(folder, _REFUSED, then=_AGAIN), tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"x")
 
 

@@ -200,6 +200,12 @@ def test_a_run_folder_without_write_permission(cli, config: Path, tmp_path: Path
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
+def test_a_place_in_which_no_folder_can_be_made(cli, config: Path) -> None:
+    said = refused(cli("run", config, "--runs", "/proc/x", "-q"), 1, "nothing was started", "again", "--runs")
+    assert "resume" not in said
+
+
 def test_debug_shows_the_traceback(config: Path) -> None:
     from atlas_core.cli import main
     from atlas_core.errors import ConfigError

@@ -116,6 +116,17 @@ def test_a_folder_without_write_permission_is_refused_before_training():
             trainer.fit()
 
 
+def test_where_no_run_was_made_there_is_none_to_resume(tmp_path, small_disk):
+    (tmp_path / "afile").write_text("")
+    with pytest.raises(RunError, match=r"afile is no folder: move it away, then run the command again, .*`--runs`"):
+        RunFolder.create(tmp_path / "afile", "run")
+    with contextlib.suppress(OSError):
+        (small_disk / "full").write_bytes(bytes(2**21))
+    with pytest.raises(RunError, match=r"no space left.*nothing was started(.|\n)*then run the command again") as error:
+        RunFolder.create(small_disk, "run")
+    assert "resume" not in str(error.value)
+
+
 def test_a_folder_that_may_not_be_read_is_no_traceback():
     with closed_folder(0o000) as folder, pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
         open_checkpoint(folder)
