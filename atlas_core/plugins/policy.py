@@ -52,8 +52,20 @@ class Policy(NamedTuple):
         for spelled in (provider, f"{provider}:{name}"):
             if spelled in self.disabled:
                 return f"disabled by {self.disabled[spelled]}"
-        missing = [source for source, providers in self.allowed if provider not in providers]
-        return f"not on the allow-list of {missing[0]}" if missing else ""
+        return f"not on the allow-list of {missing[0]}" if (missing := self._missing(provider)) else ""
+
+    def remedy(self, provider: str, name: str) -> str:
+        """Say what to change so that a plugin may be imported; empty where it may."""
+        for spelled in (provider, f"{provider}:{name}"):
+            if spelled in self.disabled:
+                source = self.disabled[spelled]
+                take = "Take" if source.startswith("[") else f"Unset {source}, or take"
+                return f"{take} {spelled!r} out of {source}."
+        return f"Add {provider!r} to {' and to '.join(missing)}." if (missing := self._missing(provider)) else ""
+
+    def _missing(self, provider: str) -> list[str]:
+        """Return where the allow-lists are said that a provider is not on."""
+        return [source for source, providers in self.allowed if provider not in providers]
 
     def unknown(self, rows: Iterable[Entry]) -> list[str]:
         """Return the names of this policy that nothing installed has: typing errors, or another machine's plugins."""

@@ -154,10 +154,10 @@ class Registry:
             )
         for row in self.entries(kind):
             if name in (row.name, row.id):
-                error = ComponentError if row.status == "disabled" else PluginError
-                return error(
-                    f"{kind} {row.id!r} ({row.provider} {row.version}) is {row.status}: {row.reason}", hint=_LIST
-                )
+                what = f"{kind} {row.id!r} ({row.provider} {row.version}) is"
+                if row.status == "disabled":
+                    return ComponentError(f"{what} {row.reason}", hint=self.policy.remedy(row.provider, row.name))
+                return PluginError(f"{what} {row.status}: {row.reason}", hint=_LIST)
         return ComponentError(
             f"there is no {kind} {name!r}{self._suggestion(kind, name)}", hint=self._remedy(kind, name)
         )
@@ -198,7 +198,10 @@ class Registry:
 
         refusal = self.policy.refusal(entry.provider, entry.name)
         if refusal:
-            raise ComponentError(f"{entry.kind} {entry.id!r} cannot be used: {refusal}", hint=_LIST)
+            raise ComponentError(
+                f"{entry.kind} {entry.id!r} cannot be used: {refusal}",
+                hint=self.policy.remedy(entry.provider, entry.name),
+            )
         try:
             return self._import(entry)
         except LoadError as error:

@@ -85,10 +85,13 @@ def test_a_disabled_plugin_is_never_imported(sampler, registry_of, monkeypatch):
     assert [(row.status, row.reason) for row in registry.listing()] == [
         ("disabled", "disabled by ATLAS_DISABLE_PLUGINS")
     ]
-    with pytest.raises(ComponentError, match="disabled by ATLAS_DISABLE_PLUGINS"):
+    remedy = "Unset ATLAS_DISABLE_PLUGINS, or take 'acme-samplers' out of ATLAS_DISABLE_PLUGINS."
+    with pytest.raises(ComponentError, match=r"\) is disabled by ATLAS_DISABLE_PLUGINS") as caught:
         registry.resolve("sampler", "nothing")
-    with pytest.raises(ComponentError, match="disabled by ATLAS_DISABLE_PLUGINS"):
+    assert caught.value.hint == remedy
+    with pytest.raises(ComponentError, match="disabled by ATLAS_DISABLE_PLUGINS") as caught:
         registry.load(Entry("sampler", "nothing", "acme-samplers", "1.0", "acme_samplers:Sampler"))
+    assert caught.value.hint == remedy
     assert "acme_samplers" not in sys.modules
     assert registry.policy.unknown(registry.listing()) == ["other"]
 
@@ -114,6 +117,26 @@ def test_an_allow_list_keeps_everybody_else_out(sampler, registry_of, monkeypatc
     # A config cannot let in what the environment keeps out, nor the other way round.
     both = Policy.from_config(PluginsConfig(mode="allowlist", allow=("acme-one",)))
     assert {row.status for row in registry_of(both).listing()} == {"disabled"}
+
+
+@pytest.mark.parametrize(
+    ("config", "allowed", "remedy"),
+    [
+        ({"disable": ("acme-one",)}, "", "Take 'acme-one' out of [plugins] disable."),
+        ({"disable": ("Acme_One:one",)}, "", "Take 'acme-one:one' out of [plugins] disable."),
+        ({"mode": "allowlist", "allow": ("x",)}, "", "Add 'acme-one' to [plugins] allow."),
+        ({}, "x", "Add 'acme-one' to ATLAS_PLUGINS."),
+        ({"mode": "allowlist"}, "x", "Add 'acme-one' to [plugins] allow and to ATLAS_PLUGINS."),
+    ],
+)
+def test_what_the_policy_keeps_out_comes_with_the_entry_to_change(
+    sampler, registry_of, monkeypatch, config, allowed, remedy
+):
+    sampler("acme-one", "one")
+    monkeypatch.setenv("ATLAS_PLUGINS", allowed)
+    with pytest.raises(ComponentError) as caught:
+        registry_of(Policy.from_config(PluginsConfig(**config))).resolve("sampler", "one")
+    assert caught.value.hint == remedy
 
 
 def test_an_unknown_name_gets_the_nearest_one(sampler, registry_of):
