@@ -204,8 +204,9 @@ class Pipeline:
     ) -> Tensor:
         """Draw n samples -> float32 (n, *item) on the CPU; images lie in [−1, 1].
 
-        Sample i is drawn from `seed` + i: it is the same alone, in any batch and on any device. `condition`: a label,
-        or a list of n labels; None draws unconditionally. `steps` or `nfe` replace the config's. Raises UsageError.
+        Sample i is drawn from `seed` + i: it is the same alone, in any batch and on any device. `condition`: what
+        the conditioner takes, or a list of n of these; None draws unconditionally. A class is given by its index, an
+        int, or its name, a string: the digit 7 by 7 or "7". `steps` or `nfe` replace the config's. Raises UsageError.
         """
         _check_whole("n", n, least=1)
         first = self.plan.sampling.seed if seed is None else seed
@@ -285,7 +286,8 @@ class Pipeline:
         classes = self.spec.classes
         if classes and name not in classes:
             raise UsageError(
-                f"there is no class {name!r}{did_you_mean(name, classes)}", hint=f"Classes: {', '.join(classes)}."
+                f"there is no class {name!r}{did_you_mean(name, classes)}",
+                hint=f"Classes: {', '.join(classes)}. A string is a name; an index is given as an int.",
             )
         return classes.index(name) if classes else name
 

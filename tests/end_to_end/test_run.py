@@ -286,8 +286,13 @@ def test_titles_stand_over_columns_of_one_class_alone(digits_run: Path, cli, tmp
 def test_a_class_is_known_by_its_name(digits_run: Path) -> None:
     model = atlas_core.load(digits_run)
     assert torch.equal(model.sample(2, condition="7", nfe=2), model.sample(2, condition=7, nfe=2))
-    with pytest.raises(UsageError, match=r"there is no class '77'"):
+    with pytest.raises(
+        UsageError, match=r"there is no class '77'(.|\n)*A string is a name; an index is given as an int"
+    ):
         model.sample(2, condition="77", nfe=2)
+    for neither in (7.0, True):
+        with pytest.raises(UsageError, match=f"label {neither} of sample 0 is not an int: labels are the ints 0 to 9"):
+            model.sample(2, condition=neither, nfe=2)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(cli, tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ def test_it_follows_the_dtype_and_device_it_is_moved_to(conditioner):
     assert conditioner.to("meta").null(2).vector.device.type == "meta"
 
 
+@pytest.mark.parametrize("bad", [1.0, True, np.True_, torch.tensor(True), "7", None])
+def test_a_label_is_an_int_and_nothing_that_resembles_one(conditioner, bad):
+    with pytest.raises(ValueError, match=r"of sample 0 is not an int: labels are the ints 0 to 9"):
+        conditioner.encode([bad])
+
+
 @pytest.mark.parametrize("bad", [10, -1, 2.5, "seven", None, True, torch.tensor(1.5)])
 def test_a_label_that_does_not_exist_is_named_with_its_place_and_the_range(conditioner, bad):
     with pytest.raises(ValueError, match=r"of sample 1 .* 0 to 9"):

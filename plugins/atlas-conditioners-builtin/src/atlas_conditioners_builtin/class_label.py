@@ -50,7 +50,8 @@ class ClassLabel(nn.Module):
     def encode(self, inputs: Sequence[Any]) -> Condition:
         """Encode b class indices, a sequence of integers or a tensor (b,): the vector is (b, width).
 
-        Raises ValueError, naming the label and its place, for one that is no integer in 0 … classes − 1.
+        A class is its index here; who knows the names of the classes, as `Pipeline.sample` does, looks them up before.
+        Raises ValueError, naming the label and its place, for one that is no int in 0 … classes − 1.
         """
         return self._rows([self._index(label, place) for place, label in enumerate(inputs)])
 
@@ -63,11 +64,17 @@ class ClassLabel(nn.Module):
         return Condition(vector=vector)
 
     def _index(self, label: Any, place: int) -> int:
-        valid = f"labels are the integers 0 to {self.config.classes - 1}"
+        valid = f"labels are the ints 0 to {self.config.classes - 1}"
         try:
-            index = operator.index(label)
+            index = (
+                None
+                if isinstance(label, bool) or getattr(label, "dtype", None) is torch.bool
+                else operator.index(label)
+            )
         except TypeError:
-            raise ValueError(f"label {label!r} of sample {place} is not a class index: {valid}") from None
-        if isinstance(label, bool) or not 0 <= index < self.config.classes:
+            index = None
+        if index is None:
+            raise ValueError(f"label {label!r} of sample {place} is not an int: {valid}")
+        if not 0 <= index < self.config.classes:
             raise ValueError(f"label {label!r} of sample {place} does not exist: {valid}")
         return index
