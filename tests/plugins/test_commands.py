@@ -99,7 +99,7 @@ def test_describe_prints_a_page_and_an_object(installed, monkeypatch):
         "acme-samplers 1.0",
     ):
         assert expected in text
-    assert re.search(r"share +a number or null +null ", text)
+    assert re.search(r"share +a number or null; default null; ≥ 0 and < 1 *\n +Part\.", text)
     content = json.loads(
         CliRunner().invoke(describe_module.describe, ["sampler/acme-samplers:nothing", "--json"]).output
     )
@@ -110,8 +110,44 @@ def test_describe_prints_a_page_and_an_object(installed, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_describe_cuts_nothing_where_there_is_little_room(installed, monkeypatch, columns):
+    @attrs.frozen
+    class Wide:
+        shape_of_everything: int = derived("condition.vector", help="self-attention " * 12)
+        condition_width: int = attrs.field(default=1, metadata={"help": "self-attention " * 12})
+
+    monkeypatch.setattr(installed, "load", lambda entry: Wide)
+    text = CliRunner().invoke(describe_module.describe, ["sampler/nothing"], env={"COLUMNS": str(columns)}).output
+    assert "…" not in text
+    for word in ("shape_of_everything", "condition_width", "condition.vector"):
+        assert word in text.replace(";", "").split()
+    assert text.count("self-attention") == 24
+    assert max(map(len, text.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("name", ["nothing", "acme-samplers:nothing"])
+def test_describe_needs_no_kind_for_a_name_that_only_one_has(installed, name):
+    text = CliRunner().invoke(describe_module.describe, [name], catch_exceptions=False).output
+    assert text.startswith("sampler/nothing")
+
+
+def test_describe_lists_the_kinds_of_a_name_that_several_have(installed, monkeypatch):
+    rows = (ENTRY._replace(name="twin"), ENTRY._replace(kind="metric", name="twin"))
+    monkeypatch.setattr(installed, "entries", lambda kind: tuple(row for row in rows if row.kind == kind))
+    with pytest.raises(UsageError, match=r"2 kinds have (.|\n)*sampler/twin, metric/twin"):
+        CliRunner().invoke(describe_module.describe, ["twin"], catch_exceptions=False)
+
+
 @pytest.mark.parametrize(
-    ("name", "message"), [("heun", "no KIND/NAME"), ("sampler/", "no KIND/NAME"), ("hooks/x", "no components")]
+    ("name", "message"),
+    [
+        ("heun", "pip install atlas-solvers-builtin"),
+        ("nothign", "no component 'nothign'; did you mean 'nothing'"),
+        ("sampler", r"a kind, no component(.|\n)*--kind sampler"),
+        ("sampler/", "no KIND/NAME"),
+        ("hooks/x", "no components"),
+    ],
 )
 def test_describe_explains_what_it_wants(installed, name, message):
     with pytest.raises(UsageError, match=message):
