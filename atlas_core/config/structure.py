@@ -280,7 +280,9 @@ class Reader:
 
 
 def _takes_infinity(field: attrs.Attribute[Any]) -> bool:
-    """True where the class itself names inf or nan, as its default or as an option: so it has a meaning there."""
+    """True where the class itself names inf or nan: as default, as an option, or by `infinite` in the metadata."""
+    if field.metadata.get("infinite"):
+        return True
     named = (field.default, *ranges.options(field.validator))
     return any(isinstance(value, float) and not math.isfinite(value) for value in named)
 

@@ -47,13 +47,15 @@ def exact_operator(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on the device; where the system does not tell, half of what there is."""
+    """Bytes that can be allocated on the device; untold, half of what there is, or 2 GiB where nothing is told."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux
+        if not hasattr(os, "sysconf"):  # Windows tells neither: what any machine that runs torch has
+            return 2**31
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 

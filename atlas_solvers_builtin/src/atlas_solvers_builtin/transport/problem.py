@@ -102,7 +102,8 @@ def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, 
     if not operator.positive:
         raise ValueError(
             "transport needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
-            "kernel with has_log = True; of approximations `positive-rff`, since `rff` and `nystroem` may be negative"
+            "kernel with has_log = True; of approximations `positive-rff`, since `rff` and `nystroem` may be negative; "
+            "`auto` with positive = true"
         )
     n, m = operator.shape
     a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
@@ -121,13 +122,23 @@ def _weights(name: str, weights: Tensor | None, length: int, operator: KernelOpe
     shape = (*operator.batch_shape, length)
     if weights is None:
         return torch.full(shape, 1 / length, dtype=operator.dtype, device=operator.device)
+    check_weights(name, weights, shape, operator.device)
+    return weights.to(dtype=operator.dtype).expand(shape)
+
+
+def check_weights(name: str, weights: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise ValueError unless these are masses of points (*batch, length), or one problem's for all of the batch."""
+    length = shape[-1]
+    if not isinstance(weights, Tensor):
+        raise ValueError(f"{name} must be a tensor of weights, not a {type(weights).__name__}")
+    if weights.device != device:
+        raise ValueError(f"{name} is on {weights.device}, the points are on {device}: move one of them")
     if weights.shape[-1:] != (length,) or weights.ndim > len(shape):
         raise ValueError(f"{name} must hold one weight a point, {shape}, not {tuple(weights.shape)}")
     if not weights.isfinite().all() or (weights < 0).any():
         raise ValueError(f"{name} holds a weight that is negative or not finite; weights are masses, 0 or more")
     if (weights.sum(-1) == 0).any():
         raise ValueError(f"{name} is all zero: there is nothing to transport")
-    return weights.to(dtype=operator.dtype, device=operator.device).expand(shape)
 
 
 def _first(values: Tensor, difference: Tensor) -> str:
@@ -135,7 +146,11 @@ def _first(values: Tensor, difference: Tensor) -> str:
 
 
 def check_points(**points: Tensor) -> None:
-    """Raise ValueError, naming the first such row, if a coordinate is not finite; for integers; for two devices."""
+    """Raise ValueError, naming the first such row, if a coordinate is not finite; for two devices; for anything but
+    tensors of float32 or float64."""
+    for name, values in points.items():
+        if not isinstance(values, Tensor):
+            raise ValueError(f"{name} is a {type(values).__name__}: points must be a tensor, (*batch, n, *item)")
     devices = {name: values.device for name, values in points.items()}
     if len(set(devices.values())) > 1:
         listing = ", ".join(f"{name} is on {device}" for name, device in devices.items())
@@ -143,6 +158,8 @@ def check_points(**points: Tensor) -> None:
     for name, values in points.items():
         if not values.is_floating_point():
             raise ValueError(f"{name} holds {values.dtype}: points must be floating point; convert with .float()")
+        if values.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} holds {values.dtype}, too coarse for transport: convert with .float()")
         bad = ~values.isfinite()
         if bad.any():
             place = tuple(bad.nonzero()[0].tolist())

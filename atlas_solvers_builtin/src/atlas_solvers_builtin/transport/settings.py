@@ -6,13 +6,14 @@ from typing import Any
 
 import attrs
 import torch
+from atlas_kernels_builtin.exact.checks import common_batch
 from atlas_kernels_builtin.exact.streaming import operator_of, stream
 from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
 from atlas_core import component
 from atlas_core.contracts import Kernel
-from atlas_solvers_builtin.transport.problem import check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import check_points, check_weights, mean_cost, problem_of
 
 SHARE_OF_MEAN_COST = 0.05
 """The default ε, in units of the mean cost."""
@@ -47,10 +48,17 @@ def max_iterations_field(default: int, help: str) -> Any:
 def fitted_kernel(kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> Kernel:
     """Check points x (*batch, n, d), y (*batch, m, d); return the kernel fitted to them, without their graph.
 
-    Raises ValueError as `check_points` does.
+    Raises ValueError as `check_points` and `check_weights` do.
     """
     check_points(x=x, y=y)
-    return fit(kernel, x.detach(), y.detach(), a, b)
+    # All that can be wrong is said here: a kernel that is fitted to points and weights takes them as they are.
+    batch = common_batch(kernel, x, y)
+    lengths = (points.shape[-1 - kernel.item_ndim] for points in (x, y))
+    for (name, weights), length in zip((("a", a), ("b", b)), lengths, strict=True):
+        if weights is not None:
+            check_weights(name, weights, (*batch, length), x.device)
+    masses = (None if weights is None else weights.detach().to(x.dtype) for weights in (a, b))
+    return fit(kernel, x.detach(), y.detach(), *masses)
 
 
 def mean_cost_of(

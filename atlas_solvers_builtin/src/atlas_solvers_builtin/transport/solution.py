@@ -12,6 +12,7 @@ from torch import Tensor
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.absorbed import signed_product
 from atlas_solvers_builtin.transport.balanced.implicit import attached_potentials
+from atlas_solvers_builtin.transport.items import as_items, as_rows, spread
 from atlas_solvers_builtin.transport.problem import Problem
 
 
@@ -103,13 +104,13 @@ class EntropicPlan:
             raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             operator = self.problem.operator
-            y = self.y.expand(*operator.batch_shape, *self.y.shape[-2:])
+            y, item = as_rows(self.y, operator, self.kernel)
             if z is not None:
                 if self.kernel is None:
                     raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
-                operator = operator_of(self.kernel, z, y, epsilon=operator.epsilon)
+                operator = operator_of(self.kernel, z, spread(self.y, operator, self.kernel), epsilon=operator.epsilon)
             right = self.problem.attached_right(self.potentials()[1] if torch.is_grad_enabled() else self.g)
-            return _apply(operator, -operator.log_matvec(right), right, y)
+            return as_items(_apply(operator, -operator.log_matvec(right), right, y), item)
 
     @torch.no_grad()
     def plan(self) -> Tensor:

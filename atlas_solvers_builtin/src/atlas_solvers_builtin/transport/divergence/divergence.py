@@ -15,7 +15,8 @@ from torch import Tensor
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from atlas_solvers_builtin.transport.divergence.symmetric import SelfTransport, self_transport
-from atlas_solvers_builtin.transport.problem import Problem, problem_of
+from atlas_solvers_builtin.transport.items import spread
+from atlas_solvers_builtin.transport.problem import problem_of
 from atlas_solvers_builtin.transport.settings import (
     default_epsilon,
     epsilon_field,
@@ -128,9 +129,10 @@ class SinkhornDivergence:
         problem = problem_of(operator, a, b, balanced=balanced)
         init = init.across if isinstance(init, Debiased) else init
         across = self._solver(kernel).solve_operator(operator, a=a, b=b, init=init, y=y.detach())
+        sides = (spread(points, problem.operator, kernel) for points in (x, y))
         within = [
             self._within(operator_of(kernel, side, side, epsilon=epsilon), weights)
-            for side, weights in ((_spread(x, problem), problem.a), (_spread(y, problem), problem.b))
+            for side, weights in zip(sides, (problem.a, problem.b), strict=True)
         ]
         value = across.value - within[0].value / 2 - within[1].value / 2
         if not balanced:
@@ -192,8 +194,3 @@ class SinkhornDivergence:
             converged=converged,
             seconds=time.perf_counter() - start,
         )
-
-
-def _spread(points: Tensor, problem: Problem) -> Tensor:
-    """Points (*batch, n, d) of every problem of the batch, which the other side may have brought."""
-    return points.expand(*problem.operator.batch_shape, *points.shape[-2:])

@@ -10,6 +10,7 @@ from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.items import as_items, as_rows, spread
 from atlas_solvers_builtin.transport.problem import Problem
 
 
@@ -88,14 +89,17 @@ class SparseCoupling:
         if self.y is None:
             raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
         operator, sources = self.problem.operator, self.problem.a
-        y = self.y.expand(*operator.batch_shape, *self.y.shape[-2:])
+        y, item = as_rows(self.y, operator, self.kernel)
         if z is not None:
             if self.kernel is None:
                 raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
-            return self._send(operator_of(self.kernel, z, y), y)
+            new = operator_of(self.kernel, z, spread(self.y, operator, self.kernel))
+            return as_items(self._send(new, y), item)
         mass = self.marginals[0][..., None]
         average = self.matvec(y) / mass
-        return average if bool((sources > 0).all()) else torch.where(mass > 0, average, self._send(operator, y))
+        if not bool((sources > 0).all()):
+            average = torch.where(mass > 0, average, self._send(operator, y))
+        return as_items(average, item)
 
     def _send(self, operator: KernelOperator, y: Tensor) -> Tensor:
         """The y_j of least C_ij − g_j among those of positive weight, for each row of the operator."""

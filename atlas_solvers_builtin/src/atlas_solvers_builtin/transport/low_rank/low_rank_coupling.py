@@ -8,6 +8,7 @@ from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel
+from atlas_solvers_builtin.transport.items import as_items, as_rows, spread
 from atlas_solvers_builtin.transport.low_rank.cost_products import cost_products
 from atlas_solvers_builtin.transport.problem import Problem
 
@@ -83,16 +84,20 @@ class LowRankCoupling:
         """
         if self.y is None:
             raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
-        y = self.y.expand(*self.problem.operator.batch_shape, *self.y.shape[-2:])
-        centres = (self.r.mT @ y) / self.w[..., None]
+        rows, item = as_rows(self.y, self.problem.operator, self.kernel)
+        centres = (self.r.mT @ rows) / self.w[..., None]
         if z is None:
-            return self.out @ centres
+            return as_items(self.out @ centres, item)
         if self.kernel is None:
             raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
-        costs = cost_products(self.kernel, z, y, operator_of(self.kernel, z, y))
-        mean = costs.both(self.r / self.w[..., None, :], torch.zeros_like(z[..., :1]))[0]
+        y = spread(self.y, self.problem.operator, self.kernel)
+        operator = operator_of(self.kernel, z, y)
+        costs = cost_products(self.kernel, z, y, operator)
+        nothing = rows.new_zeros(*operator.batch_shape, operator.shape[0], 1)
+        mean = costs.both(self.r / self.w[..., None, :], nothing)[0]
         nearest = (mean - self.levels[0][..., None, :]).argmin(-1)[..., None]
-        return centres.gather(-2, nearest.expand(*nearest.shape[:-1], y.shape[-1]))
+        chosen = centres.gather(-2, nearest.expand(*nearest.shape[:-1], rows.shape[-1]))
+        return as_items(chosen, item)
 
     @torch.no_grad()
     def plan(self) -> Tensor:

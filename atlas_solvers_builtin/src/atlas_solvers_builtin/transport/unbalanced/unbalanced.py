@@ -53,17 +53,20 @@ class SinkhornUnbalanced:
     rho: float | None = attrs.field(
         default=None,
         validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "Price of mass that differs, in units of the cost; unset: the mean cost of a ⊗ b."},
+        metadata={
+            "help": "Price of mass that differs, in units of the cost; inf: none may; unset: the mean cost of a ⊗ b.",
+            "infinite": True,
+        },
     )
     rho_a: float | None = attrs.field(
         default=None,
         validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "The price on the side of x alone; inf: all of a is moved; unset: rho."},
+        metadata={"help": "The price on the side of x alone; inf: all of a is moved; unset: rho.", "infinite": True},
     )
     rho_b: float | None = attrs.field(
         default=None,
         validator=attrs.validators.optional(attrs.validators.gt(0)),
-        metadata={"help": "The price on the side of y alone; inf: all of b is filled; unset: rho."},
+        metadata={"help": "The price on the side of y alone; inf: all of b is filled; unset: rho.", "infinite": True},
     )
     tolerance: float = tolerance_field(
         1e-4, "L1 distance of the plan's marginals from those wanted, as a share of the mean mass."
