@@ -7,6 +7,7 @@ import math
 import attrs
 import pytest
 import torch
+from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 
 import atlas_core
 
@@ -72,6 +73,32 @@ def test_a_start_that_is_no_pair_of_potentials_is_named(init):
     x, y = torch.randn(5, 2, dtype=F64), torch.randn(6, 2, dtype=F64)
     with pytest.raises(ValueError, match="init must be a solution"):
         atlas_core.build("solver", "sinkhorn", kernel=SQUARED).solve(x, y, init=init)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("storage", "float32"), ("scaling", 8.0)])
+def test_a_setting_without_effect_is_refused(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} has no effect"):
+        Sinkhorn(method="log", **{setting: value})
+
+
+def test_few_iterations_are_few_and_leave_a_plan_that_is_measured():
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(300, 2, generator=generator, dtype=F64) + shift for shift in (0, 1))
+    counts = []
+    for limit in (1, 10, 100):
+        solver = atlas_core.build(
+            "solver", "sinkhorn", kernel=SQUARED, epsilon=1e-3, max_iterations=limit, tolerance=1e-9
+        )
+        with pytest.warns(RuntimeWarning, match="max-iterations"):
+            solution = solver.solve(x, y)
+        assert solution.status == ("max-iterations",)
+        plan = solution.plan()
+        worst = max(float((plan.sum(dim) - 1 / 300).abs().sum()) for dim in (0, 1))
+        assert float(solution.marginal_error) == pytest.approx(worst, rel=1e-6)
+        counts.append(solution.iterations)
+    assert counts[0] <= 12
+    assert counts[1] <= 21
+    assert counts[2] <= 111
 
 
 def test_one_side_of_an_unbalanced_problem_may_be_balanced_in_a_config():

@@ -18,7 +18,8 @@ class SquaredEuclidean:
 
     C(x, y) = |x − y|² / scale, halved if `half`; k = exp(−C). With scale = "mean" the scale is the mean of |x − y|²
     over the two sets, so that ε = 0.05 means the same whatever the units: `fitted` puts the number in, and an operator
-    or a solver calls it. Asked for a block before that, the kernel takes the mean of the two sets of the block.
+    or a solver calls it, the latter with its weights. The number is a constant: gradients do not pass through the mean.
+    Asked for a block before that, the kernel takes the mean of the two sets of the block.
     """
 
     has_log = True
@@ -27,7 +28,9 @@ class SquaredEuclidean:
 
     scale: float | Literal["mean"] = attrs.field(
         default="mean",
-        metadata={"help": 'Unit of the cost, in squared units of the data; "mean": the mean of |x − y|².'},
+        metadata={
+            "help": 'Unit of the cost, in squared units of the data; "mean": that of |x − y|², constant for gradients.'
+        },
     )
     half: bool = attrs.field(default=False, metadata={"help": "Use |x − y|² / 2 instead of |x − y|²."})
 

@@ -121,7 +121,8 @@ def start(problem: Problem, ladder: Ladder, f: Tensor, g: Tensor, *, warm: bool)
 def solve_rounds(problem: Problem, ladder: Ladder, pace: Pace, progress: Progress) -> Progress:
     """Run rounds until every problem has a reason to stop; potentials are those of the smallest exact error."""
     while bool(progress.running.any()):
-        coarse = progress.running & progress.coarse
+        # What has run out of iterations is measured at its own ε, wherever on the way it is.
+        coarse = progress.running & progress.coarse & (progress.spent < pace.max_iterations)
         if bool(coarse.any()):
             _coarse_round(problem, ladder, pace, progress, coarse)
         else:

@@ -56,7 +56,7 @@ class Sinkhorn:
     epsilon: float | None = epsilon_field()
     tolerance: float = tolerance_field(1e-4)
     max_iterations: int = max_iterations_field(
-        10_000, "Sweeps and steps of conjugate gradients, two products each, after which it gives up."
+        10_000, "Sweeps and steps of conjugate gradients, two products each, after which a round is the last."
     )
     method: str = attrs.field(
         default="newton",
@@ -93,6 +93,9 @@ class Sinkhorn:
         if self.method != "log" and (self.anderson or self.relaxation != 1):
             name = "anderson" if self.anderson else "relaxation"
             raise ValueError(f"{name} has no effect with method = {self.method!r}: set method = 'log', or leave it out")
+        if self.method == "log" and (self.storage != "auto" or self.scaling != 4):
+            name = "scaling" if self.storage == "auto" else "storage"
+            raise ValueError(f"{name} has no effect with method = 'log': leave it out, or set method = 'newton'")
 
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
