@@ -69,10 +69,11 @@ def test_a_kernel_that_is_fitted_first_hides_no_mistake(name, change, message):
 
 
 @pytest.mark.parametrize("init", [torch.zeros(5, dtype=F64), [torch.zeros(5, dtype=F64)], "cold"])
-def test_a_start_that_is_no_pair_of_potentials_is_named(init):
+@pytest.mark.parametrize("name", ["sinkhorn", "sinkhorn-unbalanced"])
+def test_a_start_that_is_no_pair_of_potentials_is_named(name, init):
     x, y = torch.randn(5, 2, dtype=F64), torch.randn(6, 2, dtype=F64)
     with pytest.raises(ValueError, match="init must be a solution"):
-        atlas_core.build("solver", "sinkhorn", kernel=SQUARED).solve(x, y, init=init)
+        atlas_core.build("solver", name, kernel=SQUARED).solve(x, y, init=init)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("storage", "float32"), ("scaling", 8.0)])

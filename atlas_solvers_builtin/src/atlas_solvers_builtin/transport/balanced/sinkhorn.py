@@ -32,6 +32,7 @@ from atlas_solvers_builtin.transport.settings import (
     tolerance_field,
 )
 from atlas_solvers_builtin.transport.solution import EntropicPlan
+from atlas_solvers_builtin.transport.start import start_of
 
 STORAGE = {"float32": torch.float32, "float64": torch.float64}
 
@@ -137,7 +138,7 @@ class Sinkhorn:
         problem = attached.detach()
         mean = mean_cost(problem, rows=PROBED_ROWS)
         check_epsilon(problem, mean)
-        begin = _start(problem, init)
+        begin = start_of(problem, init)
         with torch.no_grad():
             if self.method == "log":
                 outcome = self._in_logarithms(problem, begin)
@@ -194,19 +195,3 @@ class Sinkhorn:
         if self.check_every is not None:
             return self.check_every
         return 1 if problem.operator.device.type == "cpu" else 10
-
-
-def _start(problem: Problem, init: Any) -> tuple[Tensor, Tensor]:
-    """The (f, g) to start from. Raises ValueError for ones of another shape."""
-    if init is None:
-        return torch.zeros_like(problem.a), torch.zeros_like(problem.b)
-    found = init if isinstance(init, tuple | list) else (getattr(init, "f", None), getattr(init, "g", None))
-    if len(found) != 2 or not all(isinstance(potential, Tensor) for potential in found):
-        raise ValueError(f"init must be a solution or its (f, g), not a {type(init).__name__}")
-    for name, potential, weights in zip("fg", found, (problem.a, problem.b), strict=True):
-        if potential.shape != weights.shape or not potential.isfinite().all():
-            raise ValueError(
-                f"init must hold a finite {name} of shape {tuple(weights.shape)}, not {tuple(potential.shape)}"
-            )
-    f, g = (p.detach().to(w) for p, w in zip(found, (problem.a, problem.b), strict=True))
-    return f, g

@@ -23,6 +23,7 @@ from atlas_solvers_builtin.transport.settings import (
     mean_cost_of,
     tolerance_field,
 )
+from atlas_solvers_builtin.transport.start import start_of
 from atlas_solvers_builtin.transport.unbalanced.penalties import Penalty, penalty_of
 from atlas_solvers_builtin.transport.unbalanced.proximal import Sweeps, Swept
 from atlas_solvers_builtin.transport.unbalanced.unbalanced_plan import UnbalancedPlan, measured, warn
@@ -114,7 +115,7 @@ class SinkhornUnbalanced:
     ) -> UnbalancedPlan:
         problem, penalties = attached.detach(), self._penalties(mean)
         check_epsilon(problem)
-        g, work = _start(problem, init), Swept.nothing()
+        g, work = start_of(problem, init)[1], Swept.nothing()
         for coarser in _coarser(problem, mean) if init is None else ():
             work = work.then(Sweeps(coarser, penalties, COARSE).run(g, self.max_iterations))
             g = work.g
@@ -150,14 +151,3 @@ def _coarser(problem: Problem, mean: Tensor) -> Iterator[Problem]:
     while hasattr(problem.operator, "with_epsilon") and bool((stage > problem.epsilon).any()):
         yield problem.at(torch.maximum(stage, problem.epsilon))
         stage = stage / FACTOR
-
-
-def _start(problem: Problem, init: Any) -> Tensor:
-    """The g to start from. Raises ValueError for one of another shape."""
-    if init is None:
-        return torch.zeros_like(problem.b)
-    g = init[1] if isinstance(init, tuple) else init.g
-    if g.shape != problem.b.shape or not g.isfinite().all():
-        raise ValueError(f"init must hold a finite g of shape {tuple(problem.b.shape)}, not {tuple(g.shape)}")
-    start: Tensor = g.detach().to(problem.b)
-    return start
