@@ -12,6 +12,8 @@ import torch
 from peers.problems import Answer, Array, Problem
 
 Peer = Callable[[Problem, np.dtype[Any]], Answer]
+COMPILE: dict[Peer, Callable[[Problem, np.dtype[Any]], Any]] = {}
+"""How those that compile for one shape do it beforehand: compilation is not what is compared."""
 
 
 def _double(values: Any) -> Array:
@@ -58,7 +60,7 @@ def _pot(method: str, *, in_torch: bool = False) -> Peer:
 def _ott(options: Callable[[], dict[str, Any]] = dict) -> Peer:
     compiled: dict[str, Any] = {}
 
-    def solve(problem: Problem, dtype: np.dtype[Any]) -> Answer:
+    def prepared(problem: Problem, dtype: np.dtype[Any]) -> tuple[Callable[..., Any], list[Any]]:
         import jax
 
         jax.config.update("jax_enable_x64", dtype == np.float64)
@@ -75,10 +77,15 @@ def _ott(options: Callable[[], dict[str, Any]] = dict) -> Peer:
         arrays = [jnp.asarray(z.astype(dtype)) for z in (problem.x, problem.y, *problem.weights)]
         if problem.name not in compiled:
             compiled[problem.name] = jax.jit(run).lower(*arrays).compile()
-        out = compiled[problem.name](*arrays)
+        return compiled[problem.name], arrays
+
+    def solve(problem: Problem, dtype: np.dtype[Any]) -> Answer:
+        run, arrays = prepared(problem, dtype)
+        out = run(*arrays)
         f, g = (_double(z) - problem.epsilon * np.log(w) for z, w in zip((out.f, out.g), problem.weights, strict=True))
         return Answer(f, g, int(out.n_iters))
 
+    COMPILE[solve] = prepared
     return solve
 
 
@@ -122,5 +129,3 @@ PEERS: dict[str, Peer] = {
     "ott-momentum": _ott(_momentum),
     "geomloss": _geomloss(0.9),
 }
-COMPILED = frozenset(name for name in PEERS if name.startswith("ott"))
-"""Warmed up once on the same shapes: compilation is not what is compared."""
