@@ -14,6 +14,7 @@ FACTS: Mapping[str, str] = {
     "data.shape": "shape of one item, as in (1, 8, 8)",
     "data.classes": "number of classes; 0 where there are none",
     "data.std": "standard deviation of the training data",
+    "data.range": "least and largest value of the data, as (-1, 1); images have one",
     "condition.vector": "width of the condition's vector; 0 where there is none",
     "condition.tokens": "width of the condition's tokens; 0 where there are none",
     "condition.image": "channels of the condition's image; 0 where there is none",

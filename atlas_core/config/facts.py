@@ -35,6 +35,7 @@ class Facts:
             values["data.shape"] = self.spec.shape
             values["data.classes"] = len(self.spec.classes)
             values["data.std"] = self.spec.std
+            values["data.range"] = self.spec.value_range
         if self.widths is not None:
             values |= {f"condition.{part}": self.widths.get(part, 0) for part in PARTS}
         if self.steps is not None:

@@ -90,7 +90,10 @@ def _guidance_has_its_reference(parts: Parts) -> Iterator[Finding]:
     elif "unconditional" in needs and parts.dropout == 0:
         message = f"{guidance.id} compares with the unconditional network, which is never trained: dropout = 0"
         yield Finding(where, message, "Set conditioner.dropout=0.1, or sampling.guidance.use=none.")
-    if other := needs - {"unconditional"}:
+    if "weak-model" in needs and not hasattr(inspect(guidance), "weak_model"):
+        message = f"{guidance.id} needs weak-model, and names none"
+        yield Finding(where, message, "Set sampling.guidance.use=cfg or none.")
+    if other := needs - {"unconditional", "weak-model"}:
         message = f"{guidance.id} needs {_listed(other)}, which this pipeline does not have"
         yield Finding(where, message, "Set sampling.guidance.use=cfg or none.")
 

@@ -6,9 +6,9 @@ A component satisfies its contract by shape alone: no base class, no registratio
 from atlas_core.contracts.condition import Condition
 from atlas_core.contracts.conditioner import Conditioner
 from atlas_core.contracts.dataset import Batch, Dataset, DataSpec, Example, Split
-from atlas_core.contracts.denoiser import Denoiser, Dynamics
+from atlas_core.contracts.denoiser import Denoiser, Dynamics, FlowMap
 from atlas_core.contracts.grid import Grid
-from atlas_core.contracts.guidance import Guidance, GuidanceContext
+from atlas_core.contracts.guidance import Guidance, GuidanceContext, WeakModel
 from atlas_core.contracts.kernel import Estimate, Kernel, KernelOperator, RadialKernel, SpectralKernel
 from atlas_core.contracts.metric import Baseline, Metric, MetricResult
 from atlas_core.contracts.model import Model
@@ -33,6 +33,7 @@ __all__ = [
     "EntropicSolution",
     "Estimate",
     "Example",
+    "FlowMap",
     "Grid",
     "Guidance",
     "GuidanceContext",
@@ -53,4 +54,5 @@ __all__ = [
     "SpectralKernel",
     "Split",
     "Step",
+    "WeakModel",
 ]

@@ -15,7 +15,7 @@ class Denoiser(Protocol):
     """(x_t, t) → x̂₀ = E[x₀ | x_t]: model, parametrization, condition and guidance bound together.
 
     One method is optional: `prepare(times)`, called before a loop with the (n,) times it will predict at, so that their
-    coefficients are computed once.
+    coefficients are computed once. That of a trained flow map takes `t_end=…` in a call: `FlowMap`.
     """
 
     process: Process
@@ -26,6 +26,19 @@ class Denoiser(Protocol):
 
     def take(self, index: Tensor) -> Denoiser:
         """Return the denoiser of the rows `index` (r,), which may repeat: tiles, chunks, error control per sample."""
+        ...
+
+
+@runtime_checkable
+class FlowMap(Denoiser, Protocol):
+    """A denoiser that also knows where a whole step leads: what samplers that accept {"flow-map"} call.
+
+    With keep and pull of `process.ode_step(t, t_end)`, x_t_end = keep · x + pull · x̂₀(x, t, t_end) is the end of the
+    probability-flow ODE itself, not of one Euler step: x̂₀ is what the step sees of the data on average.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, *, t_end: Tensor | None = None) -> Tensor:
+        """Predict the mean clean data of the step t → t_end ≤ t, of the shapes of t; without it, that at t."""
         ...
 
 
