@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from atlas_core.contracts import DataSpec
     from atlas_core.engine.network import Network
     from atlas_core.engine.scores import Evaluation
+    from atlas_core.engine.task import Task
     from atlas_core.engine.training.trainer import TrainResult
 
 SAMPLED_WITH = ("process", "parametrization", "model", "conditioner", "sampler", "grid", "guidance")
@@ -51,6 +52,7 @@ class Pipeline:
         self.events = Events(plan.registry, strict=strict)
         self.timings: dict[str, float] = {}
         self._network: Network | None = None
+        self._weak: Network | None = None
 
     @classmethod
     def from_config(
@@ -148,6 +150,7 @@ class Pipeline:
         """
         from atlas_core.engine.training.trainer import Trainer
 
+        self._has_weak_model()  # what is missing of it is said now, not after the training
         run = self._run_folder()
         with self.timed("setup"):
             network = self.new_network()
@@ -184,11 +187,25 @@ class Pipeline:
     def _preview(self, network: Network, step: int) -> None:
         from atlas_core.report.pictures import preview
 
+        if not self._has_weak_model():
+            return  # an earlier checkpoint of this run, which has none yet
         before, self._network = self._network, network
         try:
             preview(self, step)
         finally:
-            self._network = before
+            self._network, self._weak = before, None  # what is the earliest checkpoint changes
+
+    def _has_weak_model(self) -> bool:
+        """Whether what guidance needs is there by now. Raises CheckpointError for another run's that is not."""
+        guidance = self.plan.sampling.guidance
+        if "weak-model" not in guidance.needs:
+            return True
+        from atlas_core.weak_model import weak_path
+
+        path = weak_path(guidance.weak_model, self)
+        if path is not None:
+            open_checkpoint(path)
+        return path is not None
 
     # ---- sampling --------------------------------------------------------------------------------------------------
 
@@ -211,7 +228,7 @@ class Pipeline:
         _check_whole("n", n, least=1)
         first = self.plan.sampling.seed if seed is None else seed
         _check_whole("seed", first, least=0, most=2**63 - n)
-        return self.draw(range(first, first + n), self._inputs(condition, n), steps=steps, nfe=nfe, batch=batch)
+        return self.draw(range(first, first + n), self.conditions(condition, n), steps=steps, nfe=nfe, batch=batch)
 
     def draw(
         self,
@@ -222,19 +239,28 @@ class Pipeline:
         nfe: int | None = None,
         batch: int | None = None,
         on_step: Any = None,
+        task: Task | None = None,
+        shape: Sequence[int] | None = None,
     ) -> Tensor:
         """Draw one sample a seed, with one conditioner input a seed -> float32 (n, *item), clamped to the data's range.
 
-        `on_step(step, rows)` sees every step of the sampler and the rows that it concerns.
+        `on_step(step, rows)` sees every step of the sampler and the rows that it concerns. `task`, `shape`: for
+        `atlas_core.tasks`, which start elsewhere, know a part of the sample, or draw items of another shape.
         """
+        import torch
+
         from atlas_core.engine.sampling import draw
+        from atlas_core.engine.task import PLAIN
         from atlas_core.engine.training.hardware import cpu_threads
 
         for name, value in (("steps", steps), ("nfe", nfe), ("batch", batch)):
             if value is not None:
                 _check_whole(name, value, least=1)
         network, sampling = self.network, self.plan.sampling
-        times = self.times(steps=steps, nfe=nfe)
+        task = PLAIN if task is None else task
+        times = self.times(steps=steps, nfe=nfe, latest=task.latest)
+        if task.earliest > 0:
+            times = torch.cat([times[times > task.earliest], times.new_tensor([task.earliest])])
 
         def tell(step: Any, rows: slice) -> None:
             self.events.sample_step(step, len(times) - 1)
@@ -247,27 +273,40 @@ class Pipeline:
                 self.plan.sampler.build(),
                 times,
                 seeds,
-                self.spec.shape,
+                self.spec.shape if shape is None else shape,
                 inputs=inputs,
                 guidance=sampling.guidance,
                 batch=sampling.batch if batch is None else batch,
                 device=self.device,
                 on_step=tell,
+                task=task,
+                weak=self._weak_network(),
             )
         limits = self.spec.value_range
-        return x if limits is None else x.clamp(*limits)
+        return x if limits is None or task.earliest > 0 else x.clamp(*limits)
 
-    def times(self, *, steps: int | None = None, nfe: int | None = None) -> Tensor:
-        """Return the (steps + 1,) times that the sampler visits, float64."""
+    def _weak_network(self) -> Network | None:
+        """Return the network that guidance leads away from, opened once; None where it needs none."""
+        guidance = self.plan.sampling.guidance
+        if self._weak is None and "weak-model" in guidance.needs:
+            from atlas_core.weak_model import open_weak
+
+            self._weak = open_weak(guidance.weak_model, self)
+        return self._weak
+
+    def times(self, *, steps: int | None = None, nfe: int | None = None, latest: float | None = None) -> Tensor:
+        """Return the (steps + 1,) times that the sampler visits, float64; they start no later than at `latest`."""
         from atlas_core.engine.sampling import sampling_times, steps_for
 
         sampling = self.plan.sampling
         if steps is None and nfe is None:
             steps, nfe = sampling.steps, sampling.nfe
         count = steps_for(self.plan.sampler.build(), nfe=nfe, steps=steps)
-        return sampling_times(sampling.grid, self.network.process, self.network.parametrization, count)
+        network = self.network
+        return sampling_times(sampling.grid, network.process, network.parametrization, count, latest=latest)
 
-    def _inputs(self, condition: Any, n: int) -> list[Any] | None:
+    def conditions(self, condition: Any, n: int) -> list[Any] | None:
+        """Return what the conditioner encodes for n samples: `condition` as `sample` takes it."""
         if condition is None:
             return None
         if self.network.conditioner is None:

@@ -10,13 +10,26 @@ from torch import Tensor
 
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.noise import CounterNoise
+from atlas_core.engine.task import PLAIN, Task
 from atlas_core.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
-    from atlas_core.contracts import Denoiser, Grid, Guidance, NoiseSource, Parametrization, Process, Sampler, Step
+    from atlas_core.contracts import (
+        Condition,
+        Denoiser,
+        Grid,
+        Guidance,
+        NoiseSource,
+        Parametrization,
+        Process,
+        Sampler,
+        Step,
+    )
     from atlas_core.engine.network import Network
 
 DEFAULT_NFE = 20
+OF_A_NETWORK = frozenset({"denoiser", "flow-map", "endpoint"})
+"""What a trained network can be to a sampler, if its objective has trained it as that."""
 
 
 def steps_for(sampler: Sampler, *, nfe: int | None = None, steps: int | None = None) -> int:
@@ -60,12 +73,15 @@ class _StartingAt:
         return getattr(self._process, name)
 
 
-def sampling_times(grid: Grid, process: Process, parametrization: Parametrization | None, steps: int) -> Tensor:
-    """Return the (steps + 1,) times of `grid`, starting where the parametrization is finite.
+def sampling_times(
+    grid: Grid, process: Process, parametrization: Parametrization | None, steps: int, *, latest: float | None = None
+) -> Tensor:
+    """Return the (steps + 1,) times of `grid`, from where the parametrization is finite, `latest` at the latest.
 
     Raises PluginError, naming the grid, if they are not what its contract promises.
     """
     start = start_time(process, parametrization)
+    start = start if latest is None else min(start, latest)
     # A view with another t_max satisfies Process by delegation, which mypy cannot see.
     bounded: Any = process if start == process.t_max else _StartingAt(process, start)
     times = grid.times(bounded, steps)
@@ -103,22 +119,31 @@ def sample_steps(
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    *,
+    task: Task = PLAIN,
+    rows: slice = slice(None),
 ) -> Iterator[Step]:
-    """Draw the start and yield every step: one sample of shape `shape` for each row of `noise`.
+    """Draw the start and yield every step: one sample of shape `shape` for each row of `noise`, the `rows` of a task.
 
-    Raises UsageError for a sampler that does not integrate a denoiser.
+    Raises UsageError for a sampler that does not integrate a denoiser, and for an adaptive one, which takes steps back,
+    where guidance keeps a state.
     """
-    if "denoiser" not in sampler.accepts:
+    if not sampler.accepts & OF_A_NETWORK:
         raise UsageError(
             f"{type(sampler).__name__} integrates {', '.join(sorted(sampler.accepts))}, not a denoiser",
             hint="atlas-core list-plugins --kind sampler",
+        )
+    if sampler.nfe(1) is None and getattr(denoiser, "stateful", False):
+        raise UsageError(
+            f"{type(sampler).__name__} takes steps back, and guidance keeps a state that cannot be",
+            hint="choose a guidance without a state, as apg with momentum=0, or a sampler with a number of steps",
         )
     like = torch.empty((noise.rows, *shape), dtype=dtype, device=device)
     prepare = getattr(denoiser, "prepare", None)
     if prepare is not None:
         prepare(times[:-1])  # nothing is predicted at t = 0
-    x = denoiser.process.prior(noise.normal("prior", 0, like), float(times[0]))
-    yield from sampler.steps(denoiser, x, times, noise=noise)
+    x = task.start(denoiser.process, noise, like, float(times[0]), rows)
+    yield from task.walk(sampler, task.wrap(denoiser, rows), x, times, noise)
 
 
 def drain(steps: Iterable[Step]) -> Tensor:
@@ -143,10 +168,13 @@ def draw(
     batch: int = 250,
     device: torch.device | str = "cpu",
     on_step: Callable[[Step, slice], None] | None = None,
+    task: Task = PLAIN,
+    weak: Network | None = None,
 ) -> Tensor:
     """Draw one float32 sample a seed -> (len(seeds), *shape) on the CPU, `batch` at a time; `batch` changes no sample.
 
-    `inputs`: what the network's conditioner encodes, one a seed. `on_step` sees every step and the rows it concerns.
+    `inputs`: what the network's conditioner encodes, one a seed; the `weak` network that guidance leads away from
+    encodes them by its own. `on_step` sees every step and the rows it concerns.
     The network is put into evaluation mode for as long as it takes.
     """
     if inputs is not None and len(inputs) != len(seeds):
@@ -159,9 +187,9 @@ def draw(
     try:
         for start in range(0, len(seeds), batch):
             rows = slice(start, min(start + batch, len(seeds)))
-            denoiser = _bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance)
+            denoiser = _bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance, weak)
             noise = CounterNoise.from_seeds(seeds[rows])
-            steps = sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device)
+            steps = sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device, task=task, rows=rows)
             out[rows] = drain(steps if on_step is None else _told(steps, on_step, rows))
     finally:
         network.train(was_training)
@@ -175,12 +203,19 @@ def _told(steps: Iterable[Step], on_step: Callable[[Step, slice], None], rows: s
 
 
 @torch.no_grad()
-def _bind(network: Network, rows: int, inputs: Sequence[Any] | None, guidance: Guidance | None) -> NetworkDenoiser:
-    condition = None
-    if network.conditioner is not None:
-        # Without inputs the network is told that there is none, as in training, rather than told nothing.
-        try:
-            condition = network.conditioner.null(rows) if inputs is None else network.conditioner.encode(inputs)
-        except ValueError as error:  # the contract's word for an input that it does not know
-            raise UsageError(f"the condition cannot be used: {error}") from error
-    return NetworkDenoiser(network, condition, guidance)
+def _bind(
+    network: Network, rows: int, inputs: Sequence[Any] | None, guidance: Guidance | None, weak: Network | None
+) -> NetworkDenoiser:
+    reference = None if weak is None else NetworkDenoiser(weak, _encoded(weak, rows, inputs))
+    return NetworkDenoiser(network, _encoded(network, rows, inputs), guidance, weak=reference)
+
+
+def _encoded(network: Network, rows: int, inputs: Sequence[Any] | None) -> Condition | None:
+    """Return what the network is told of each row; None for one without a conditioner, as a weak model may be."""
+    if network.conditioner is None:
+        return None
+    # Without inputs the network is told that there is none, as in training, rather than told nothing.
+    try:
+        return network.conditioner.null(rows) if inputs is None else network.conditioner.encode(inputs)
+    except ValueError as error:  # the contract's word for an input that it does not know
+        raise UsageError(f"the condition cannot be used: {error}") from error

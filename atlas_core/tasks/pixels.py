@@ -1,0 +1,18 @@
+"""The two ways between an image and one of fewer pixels; `block_means(repeated(x, f), f)` is x."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def block_means(x: Tensor, factor: int) -> Tensor:
+    """(b, c, h, w) -> (b, c, h / factor, w / factor)."""
+    return x.unflatten(-2, (-1, factor)).unflatten(-1, (-1, factor)).mean((-3, -1))
+
+
+def repeated(x: Tensor, factor: int) -> Tensor:
+    """(b, c, h, w) -> (b, c, h · factor, w · factor)."""
+    return x.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
