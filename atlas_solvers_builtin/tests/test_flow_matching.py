@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from atlas_solvers_builtin.objectives.denoising import Denoising
+from atlas_solvers_builtin.objectives.denoising import Denoising, DenoisingConfig
 from atlas_solvers_builtin.objectives.flow_matching import FlowMatching
 from atlas_solvers_builtin.parametrizations.v import V
 from atlas_solvers_builtin.parametrizations.velocity import Velocity
@@ -45,9 +45,10 @@ def test_the_loss_floor_is_the_variance_of_the_velocity(times, process, parametr
 
 def test_with_velocity_it_is_the_plain_square_error_of_the_output(gaussian_loss):
     """Denoising weighted 1/c_out² is that, too, by another way."""
+    denoising = Denoising(DenoisingConfig(weighting="uniform", times="uniform", sigma_data=0.7))
     for process in (RectifiedFlow(), VPLinear()):
         ours = gaussian_loss(FlowMatching(), process, Velocity(), bias=0.2)
-        theirs = gaussian_loss(Denoising(weighting="uniform", sigma_data=0.7), process, Velocity(), bias=0.2)
+        theirs = gaussian_loss(denoising, process, Velocity(), bias=0.2)
         torch.testing.assert_close(ours.per_sample, theirs.per_sample, rtol=1e-7, atol=0)
         torch.testing.assert_close(ours.logs["mse"], theirs.logs["mse"], rtol=1e-7, atol=0)
 

@@ -1,4 +1,4 @@
-"""What guidance costs and sees: one batch of one network, no reference where none is wanted, the weak model beside it."""
+"""What guidance costs and sees: one batch of one network, no reference where none is wanted, a weak model beside it."""
 
 from __future__ import annotations
 
