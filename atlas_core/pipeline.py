@@ -207,6 +207,13 @@ class Pipeline:
             open_checkpoint(path)
         return path is not None
 
+    def varied(self, overrides: Sequence[str]) -> Pipeline:
+        """Return a pipeline that draws from the same network with other settings. Raises ConfigError for them."""
+        plan = PipelinePlan.from_table(self.plan.table, self.plan.registry, overrides=overrides)
+        other = Pipeline(plan, self.run)
+        other.events, other._network = self.events, self._network
+        return other
+
     # ---- sampling --------------------------------------------------------------------------------------------------
 
     def sample(

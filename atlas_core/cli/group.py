@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train:train", "Train alone; --resume goes on with a run that was stopped."),
     "sample": ("sample:sample", "Draw samples from a run or a checkpoint."),
     "evaluate": ("evaluate:evaluate", "Score a run against held-out data and simple baselines."),
+    "compare": ("compare:compare", "Compare samplers at equal calls of a run's network."),
     "report": ("report:report", "Write report.html of a run again."),
     "transport": ("transport:transport", "Couple two files or folders by optimal transport, and map A onto B."),
     "presets": ("presets:presets", "List and show the pipelines that are ready to run."),
@@ -23,7 +24,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Examine this machine, torch and every plugin."),
 }
 """Name -> (module:attribute below atlas_core.cli, what --help says of it)."""
-HEAVY = ("run", "train", "sample", "evaluate", "transport")
+HEAVY = ("run", "train", "sample", "evaluate", "compare", "transport")
 
 
 class Commands(click.Group):

@@ -43,7 +43,7 @@ def evaluate(
     started = time.perf_counter()
     spec = dataset.spec
     train, held_out = (clamped(whole(dataset, name), spec) for name in ("train", split))
-    scorers = [_Scorer(name, metric, train, held_out, spec) for name, metric in _named(metrics).items()]
+    scorers = scorers_of(metrics, train, held_out, spec)
     labels = None if not spec.classes else [i % len(spec.classes) for i in range(count)]
     rows = []
     seeds = range(seed, seed + count)
@@ -64,6 +64,13 @@ def evaluate(
         seconds=round(time.perf_counter() - started, 3),
         notes=tuple(_notes(spec, count, split, len(train.x), len(held_out.x), labelled)),
     )
+
+
+def scorers_of(
+    metrics: Sequence[Metric] | Mapping[str, Metric], train: Batch, held_out: Batch, spec: DataSpec
+) -> list[Scorer]:
+    """Fit every metric on the training split and show it the held-out one."""
+    return [Scorer(name, metric, train, held_out, spec) for name, metric in _named(metrics).items()]
 
 
 def whole(dataset: Dataset, split: str) -> Batch:
@@ -143,7 +150,7 @@ def _drawn(name: str, x: Tensor, index: Tensor) -> Tensor:
 
 
 @attrs.define
-class _Scorer:
+class Scorer:
     """A fitted metric that has seen the held-out split, ready to be shown one contender after another."""
 
     name: str

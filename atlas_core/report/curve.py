@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_INK = {"light": ("#1f2430", "#d9dce3"), "dark": ("#e6e8ee", "#3a404c")}
+INK = {"light": ("#1f2430", "#d9dce3"), "dark": ("#e6e8ee", "#3a404c")}
 _LINES = {"light": ("#2f6fde", "#c2571a"), "dark": ("#7aa7ff", "#f0a35e")}
 
 
@@ -21,7 +21,6 @@ def training_curve(rows: Sequence[Mapping[str, Any]], theme: str) -> bytes | Non
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    ink, faint = _INK[theme]
     figure = Figure(figsize=(8, 3.2), dpi=144, layout="constrained")
     axes: Any = figure.add_subplot()
     looks = {"loss": ("training", "-", ""), "validation_loss": ("validation", "--", "o")}
@@ -36,10 +35,20 @@ def training_curve(rows: Sequence[Mapping[str, Any]], theme: str) -> bytes | Non
     if min(values) > 0 and max(values) > 4 * min(values):
         axes.set_yscale("log")
         for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            which(FuncFormatter(_plain))
+            which(FuncFormatter(plain))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("step", color=ink)
-    axes.set_ylabel("loss", color=ink)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    dress(axes, theme)
+    axes.legend(frameon=False, labelcolor=INK[theme][0])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", transparent=True)
+    return buffer.getvalue()
+
+
+def dress(axes: Any, theme: str) -> None:
+    """Give axes the inks of a light or a dark page, a faint grid, and two spines."""
+    ink, faint = INK[theme]
     axes.tick_params(colors=ink, which="both")
     axes.grid(color=faint, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -47,13 +56,11 @@ def training_curve(rows: Sequence[Mapping[str, Any]], theme: str) -> bytes | Non
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(faint)
-    axes.legend(frameon=False, labelcolor=ink)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", transparent=True)
-    return buffer.getvalue()
+    axes.xaxis.label.set_color(ink)
+    axes.yaxis.label.set_color(ink)
 
 
-def _plain(value: float, _position: object) -> str:
+def plain(value: float, _position: object) -> str:
     """Label 0.1, 0.2 and 0.5 of each decade: powers of ten alone are too few, all of them too many."""
     return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from atlas_core.engine.scores import Evaluation, number
+from atlas_core.report.comparison import shown_comparisons
 from atlas_core.report.contents import Contents, Picture, read_contents
 from atlas_core.report.curve import training_curve
+from atlas_core.report.inline import data_uri
 from atlas_core.runs.atomic import write_atomically
 from atlas_core.runs.folder import RunFolder
 
@@ -45,10 +46,11 @@ def render(contents: Contents) -> str:
         folder=str(contents.home),
         strip=_image(contents.strip),
         progress=[(picture.title, _image(picture)) for picture in _spread(contents.progress, 6)],
-        curves={theme: _uri(png) if png else "" for theme, png in curves.items()},
+        curves={theme: data_uri(png) if png else "" for theme, png in curves.items()},
         curve_words=_curve_words(contents),
         scores=score_lines(contents.evaluation),
         timings=[(name, _duration(seconds)) for name, seconds in contents.timings.items()],
+        comparisons=list(shown_comparisons(contents.home)),
         commands=list(_commands(contents)),
     )
 
@@ -192,11 +194,7 @@ def _spread(pictures: tuple[Picture, ...], most: int) -> list[Picture]:
 
 
 def _image(picture: Picture | None) -> str:
-    return _uri(picture.png) if picture is not None else ""
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return data_uri(picture.png) if picture is not None else ""
 
 
 def _duration(seconds: float) -> str:

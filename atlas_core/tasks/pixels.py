@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def block_means(x: Tensor, factor: int) -> Tensor:
     """(b, c, h, w) -> (b, c, h / factor, w / factor)."""
-    return x.unflatten(-2, (-1, factor)).unflatten(-1, (-1, factor)).mean((-3, -1))
+    *rest, height, width = x.shape
+    return x.reshape(*rest, height // factor, factor, width // factor, factor).mean((-3, -1))
 
 
 def repeated(x: Tensor, factor: int) -> Tensor:
