@@ -152,14 +152,14 @@ class _Job:
             return Entry(name, budget, problem=str(error.message))
         seconds = time.perf_counter() - began
         sampler = variant.plan.sampler.build()
-        error = None if fine is None or sampler.stochastic else float((x - fine).double().square().mean().sqrt())
+        distance = None if fine is None or sampler.stochastic else float((x - fine).double().square().mean().sqrt())
         return Entry(
             name,
             budget,
             nfe=sampler.nfe(steps),
             steps=steps,
             seconds=round(seconds, 3),
-            error=error,
+            error=distance,
             cells={scorer.name: scorer.score(self.batch(x)) for scorer in scorers},
             picture=self.shown(x, f"{name.replace('@', '-').replace(':', '-')}-{budget}"),
         )
