@@ -18,6 +18,7 @@ FACTS: Mapping[str, str] = {
     "condition.vector": "width of the condition's vector; 0 where there is none",
     "condition.tokens": "width of the condition's tokens; 0 where there are none",
     "condition.image": "channels of the condition's image; 0 where there is none",
+    "objective.jumps": "whether the objective tells the network where a step ends, as it does a flow map",
     "train.steps": "number of training steps",
 }
 """What `derived` may name, and what it means."""

@@ -27,6 +27,8 @@ class Facts:
     widths: Mapping[str, int] | None = None
     """Width of each part that the conditioner makes; empty without one, None while it is unknown."""
     steps: int | None = None
+    jumps: bool | None = None
+    """Whether the objective trains a flow map; None while it is unknown. Not written: the model's own table has it."""
 
     def values(self) -> dict[str, Any]:
         """Return the facts by their names in `atlas_core.fields.FACTS`, `UNKNOWN` for what is not known yet."""
@@ -40,6 +42,8 @@ class Facts:
             values |= {f"condition.{part}": self.widths.get(part, 0) for part in PARTS}
         if self.steps is not None:
             values["train.steps"] = self.steps
+        if self.jumps is not None:
+            values["objective.jumps"] = self.jumps
         return values
 
     def table(self) -> dict[str, Any]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from atlas_core.plugins.registry import Registry
 
 
+JUMPS = frozenset({"flow-map", "endpoint"})
+"""What a network is that is told where a step ends: anywhere, or at the data alone."""
+
+
 class Finding(NamedTuple):
     """Something that does not fit: a path, why, and what to do."""
 
@@ -67,14 +71,30 @@ def findings(parts: Parts) -> Iterator[Finding]:
         yield from check(parts)
 
 
+def trained(objective: Any) -> frozenset[str]:
+    """Return what a network can be to a sampler once the objective has trained it."""
+    usual = {"denoiser"} if "denoiser" in objective.networks else {"dynamics"}
+    return frozenset(getattr(objective, "trains", usual))
+
+
 def _sampler_takes_what_is_trained(parts: Parts) -> Iterator[Finding]:
     if parts.sampler is None or parts.objective is None:
         return
-    trained = "denoiser" if "denoiser" in inspect(parts.objective).networks else "dynamics"
-    accepts = inspect(parts.sampler).accepts
-    if trained not in accepts:
-        message = f"sampler {parts.sampler.id} integrates {_listed(accepts)}; {parts.objective.id} trains a {trained}"
-        yield Finding("$.sampler.use", message, "`atlas-core list-plugins --kind sampler` lists others.")
+    made, accepts = trained(inspect(parts.objective)), inspect(parts.sampler).accepts
+    if not made & accepts:
+        message = f"sampler {parts.sampler.id} integrates {_listed(accepts)}; {parts.objective.id} trains a "
+        yield Finding(
+            "$.sampler.use", f"{message}{_listed(made)}", "`atlas-core list-plugins --kind sampler` lists others."
+        )
+
+
+def _model_is_told_where_steps_end(parts: Parts) -> Iterator[Finding]:
+    if parts.model is None or not parts.facts.jumps:
+        return
+    for field in attrs.fields(parts.model.cls):
+        if field.metadata.get("fact") == "objective.jumps" and not parts.model.settings[field.alias]:
+            message = f"model {parts.model.id} is not told where a step ends, and the objective trains a flow map"
+            yield Finding(f"$.model.{field.alias}", message, f"Leave {field.alias} out: it is derived.")
 
 
 def _guidance_has_its_reference(parts: Parts) -> Iterator[Finding]:
@@ -202,8 +222,23 @@ def _kernels_give_a_cost(parts: Parts) -> Iterator[Finding]:
         yield from kernel_findings(section)
 
 
+def _coupling_gives_pairs(parts: Parts) -> Iterator[Finding]:
+    """Once, on a few points of the data's shape: else a solver that cannot pair them shows only in training."""
+    if parts.objective is None or parts.facts.spec is None or any(kernel_findings(parts.objective)):
+        return
+    solvers = [each for each in parts.objective.components() if each.kind == "solver"]
+    if not solvers:
+        return
+    from atlas_core.config.trial import pairing_refused
+
+    if why := pairing_refused(inspect(parts.objective), parts.facts.spec.shape):
+        message = f"{solvers[0].id} cannot pair the batches of {parts.objective.id}: {why}"
+        yield Finding(f"{solvers[0].where}.use", message, "It was tried on four random points of the data's shape.")
+
+
 _CHECKS: tuple[Callable[[Parts], Iterator[Finding]], ...] = (
     _sampler_takes_what_is_trained,
+    _model_is_told_where_steps_end,
     _guidance_has_its_reference,
     _guidance_state_survives_the_sampler,
     _one_budget,
@@ -213,6 +248,7 @@ _CHECKS: tuple[Callable[[Parts], Iterator[Finding]], ...] = (
     _parametrization_is_defined_on_the_process,
     _evaluation_split_exists,
     _kernels_give_a_cost,
+    _coupling_gives_pairs,
 )
 
 

@@ -80,7 +80,9 @@ def reopen(table: Mapping[str, Any], registry: Registry | None, texts: Sequence[
     refuse_unknown_tables(assembly.reader, source.tables, TABLES)
     train = assembly.part("train")
     steps = train.config.steps if train else None
-    assembly.facts = assembly.recorded = Facts.from_table(source.tables["facts"], steps)
+    assembly.recorded = Facts.from_table(source.tables["facts"], steps)
+    # Whether the model takes jumps is in its own table; one that was written before there were any takes none.
+    assembly.facts = attrs.evolve(assembly.recorded, jumps=False)
     needed = ("process", "parametrization", "model", "conditioner", "sampler", "sampling", "train", "plugins")
     parts = {part: assembly.part(part) for part in (*needed, *sorted(changed & {*COMPONENTS, *SECTIONS} - set(needed)))}
     if changed & {"sampler", "sampling"}:
@@ -190,6 +192,17 @@ class _Assembly:
             except AtlasError as error:
                 self.reader.report_error(error, "$.facts")
         self.inspect_conditioner()
+        self.inspect_objective()
+
+    def inspect_objective(self) -> None:
+        """Learn from the objective whether it trains a flow map."""
+        objective = self.part("objective")
+        if isinstance(objective, Resolved):
+            try:
+                jumps = negotiate.trained(negotiate.inspect(objective)) & negotiate.JUMPS
+                self.facts = attrs.evolve(self.facts, jumps=bool(jumps))
+            except AtlasError as error:
+                self.reader.report_error(error, "$.objective")
 
     def inspect_conditioner(self) -> None:
         """Learn widths and dropout from the conditioner."""

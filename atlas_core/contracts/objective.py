@@ -45,7 +45,12 @@ class LossOutput:
 
 @runtime_checkable
 class Objective(Protocol):
-    """May be an `nn.Module`. The engine encodes and drops `batch.condition` inside the wrapped forward."""
+    """May be an `nn.Module`. The engine encodes and drops `batch.condition` inside the wrapped forward.
+
+    One attribute is optional: `trains: frozenset[str]`, what a network is to samplers afterwards. Without it, that is
+    {"denoiser"}, or {"dynamics"} where no network has that name; {"flow-map"} knows where any step from t to t_end
+    leads, {"endpoint"} where the step from t to 0 does: models that derive `objective.jumps` then take c_noise_end.
+    """
 
     networks: frozenset[str]
     """Names of the networks it trains: {"denoiser"}; a bridge: {"velocity", "score"}."""

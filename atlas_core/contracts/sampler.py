@@ -34,7 +34,7 @@ class Sampler(Protocol):
     """
 
     accepts: frozenset[str]
-    """What it integrates: {"denoiser"}, {"dynamics"}."""
+    """What it integrates: {"denoiser"}, {"dynamics"}, {"flow-map"} or {"endpoint"}: see `Objective.trains`."""
     stochastic: bool
     """True: `steps` needs a noise source."""
 

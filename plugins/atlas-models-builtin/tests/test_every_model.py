@@ -144,6 +144,46 @@ def test_what_it_cannot_do_is_said(name):
 
 
 @each
+def test_a_flow_map_is_told_where_a_step_ends(name, awake):
+    net = awake(make(name, jumps=True)).double()
+    x, c_noise, condition = inputs(net)
+    x, c_noise, condition = x.double(), c_noise.double(), condition.to(torch.float64)
+    plain = net(x, c_noise, condition)
+    assert torch.equal(net(x, c_noise, condition, c_noise_end=c_noise), plain)  # a step that goes nowhere
+    ends = c_noise - torch.rand(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    told = net(x, c_noise, condition, c_noise_end=ends)
+    assert (told - plain).std() > 0.01 * plain.std()
+    ends[2] -= 0.1
+    moved = (net(x, c_noise, condition, c_noise_end=ends) - told).detach().flatten(1).abs().sum(1)
+    assert moved[2] > 0
+    assert float(moved.sum() - moved[2]) < 1e-9
+    assert torch.equal(make(name, jumps=True)(*inputs(net)), torch.zeros(6, *net.config.shape))
+    net.zero_grad()
+    net(x, c_noise, condition, c_noise_end=ends).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
+
+
+@each
+def test_its_derivative_along_a_path_is_that_of_finite_differences(name, awake):
+    """Forward-mode, as the training of flow maps takes it: along x and the level at once."""
+    net = awake(make(name, jumps=True)).double()
+    x, c_noise, condition = inputs(net)
+    x, c_noise, condition = x.double(), c_noise.double(), condition.to(torch.float64)
+    v, h = torch.randn_like(x), 1e-5
+
+    def along(x, c):
+        return net(x, c, condition, c_noise_end=c_noise - 0.3)
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, slope = torch.func.jvp(along, (x, c_noise), (v, torch.ones_like(c_noise)))
+    # The phases of the level are taken in float32: 1e-7 / 1e-5 is what differences of it can tell.
+    difference = (along(x + h * v, c_noise) - along(x - h * v, c_noise)) / (2 * h)
+    level = 1e-2
+    difference = difference + (along(x, c_noise + level) - along(x, c_noise - level)) / (2 * level)
+    torch.testing.assert_close(slope, difference, rtol=0.02, atol=0.02 * float(slope.std()))
+
+
+@each
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

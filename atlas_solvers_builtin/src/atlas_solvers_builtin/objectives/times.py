@@ -34,4 +34,5 @@ def log_normal(u: Tensor, first: float, last: float, mean: float, std: float, pr
 def _cut_normal(u: Tensor, low: Tensor, high: Tensor, mean: float, std: float) -> Tensor:
     """Turn u into N(mean, std²) between `low` and `high`, by the inverse of its distribution."""
     least, most = (torch.special.ndtr((end - mean) / std) for end in (low, high))
-    return mean + std * torch.special.ndtri(least + u * (most - least))
+    level: Tensor = mean + std * torch.special.ndtri(least + u * (most - least))
+    return level

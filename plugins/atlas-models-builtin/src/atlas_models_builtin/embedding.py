@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from atlas_core.contracts import Condition
+from atlas_models_builtin.blocks import zeroed
 
 FREQUENCIES = 32
 """Sines and cosines each that describe the noise level."""
@@ -24,11 +25,14 @@ class Embedding(nn.Module):
 
     e = W₂ silu(W₁ [sin ωc, cos ωc] + b₁) + b₂ + W_y y, with ω geometric between the two periods. A sinusoid of period
     10,000 (Vaswani et al. 2017), made for token positions, would be constant over the range of a log-SNR.
+
+    With `jumps` it is also told the level c' that a step ends at, by W_e ([sin ωc', cos ωc'] − [sin ωc, cos ωc]) inside
+    the silu: a step that ends where it starts is the same as none, bit for bit. W_e is zero at first.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, condition_width: int) -> None:
+    def __init__(self, width: int, condition_width: int, jumps: bool = False) -> None:
         super().__init__()
         self.condition_width = condition_width
         slow, fast = math.log(2 * math.pi / LONGEST_PERIOD), math.log(2 * math.pi / SHORTEST_PERIOD)
@@ -37,20 +41,31 @@ class Embedding(nn.Module):
         self.inner = nn.Linear(2 * FREQUENCIES, width)
         self.outer = nn.Linear(width, width)
         self.condition = nn.Linear(condition_width, width) if condition_width else None
+        self.end = zeroed(nn.Linear(2 * FREQUENCIES, width, bias=False)) if jumps else None
 
-    def forward(self, c_noise: Tensor, condition: Condition | None) -> Tensor:
-        """Map c_noise (b,) and condition.vector (b, condition_width) to (b, width).
+    def forward(self, c_noise: Tensor, condition: Condition | None, c_noise_end: Tensor | None = None) -> Tensor:
+        """Map c_noise (b,), condition.vector (b, condition_width) and c_noise_end (b,) to (b, width).
 
-        Raises ValueError for a condition that the network was not built for, and for a missing one.
+        Raises ValueError for a condition that the network was not built for, and for a missing one, and for an end
+        without `jumps`.
         """
-        dtype = self.inner.weight.dtype
+        waves = self._waves(c_noise)
+        hidden = self.inner(waves)
+        if c_noise_end is not None:
+            if self.end is None:
+                raise ValueError(
+                    "this network was built with jumps = False and takes no c_noise_end: flow maps need jumps = True"
+                )
+            hidden = hidden + self.end(self._waves(c_noise_end) - waves)
+        embedding: Tensor = self.outer(F.silu(hidden))
+        if (vector := self._vector(condition)) is not None and self.condition is not None:
+            embedding = embedding + self.condition(vector.to(embedding.dtype))
+        return embedding
+
+    def _waves(self, c_noise: Tensor) -> Tensor:
         # The phases reach ±25 (2 · 2π / 0.5): they are taken in float32 even where the network runs in half precision.
         phase = c_noise.float()[:, None] * self.frequencies.float()
-        waves = torch.cat([phase.sin(), phase.cos()], dim=1).to(dtype)
-        embedding: Tensor = self.outer(F.silu(self.inner(waves)))
-        if (vector := self._vector(condition)) is not None and self.condition is not None:
-            embedding = embedding + self.condition(vector.to(dtype))
-        return embedding
+        return torch.cat([phase.sin(), phase.cos()], dim=1).to(self.inner.weight.dtype)
 
     def _vector(self, condition: Condition | None) -> Tensor | None:
         for part in ("tokens", "image"):
@@ -68,12 +83,6 @@ class Embedding(nn.Module):
                 f"condition_width = {self.condition_width}"
             )
         return vector
-
-
-def refuse_end_level(c_noise_end: Tensor | None, name: str) -> None:
-    """Raise ValueError where a flow map is asked for of a network that does not take the level it jumps to."""
-    if c_noise_end is not None:
-        raise ValueError(f"{name} predicts at one noise level and takes no c_noise_end: flow maps need another model")
 
 
 def refuse_other_shape(x: Tensor, shape: Sequence[int], name: str) -> None:

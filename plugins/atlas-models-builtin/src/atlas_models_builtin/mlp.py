@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from atlas_core import derived
 from atlas_core.contracts import Condition
 from atlas_models_builtin.blocks import zeroed
-from atlas_models_builtin.embedding import Embedding, refuse_end_level, refuse_other_shape
+from atlas_models_builtin.embedding import Embedding, refuse_other_shape
 
 
 def _setting(default: Any, help: str, validator: Any = None) -> Any:
@@ -31,6 +31,9 @@ class MLPConfig:
     )
     condition_width: int = derived(
         "condition.vector", default=0, validator=ge(0), help="Width of the condition's vector; 0: unconditional."
+    )
+    jumps: bool = derived(
+        "objective.jumps", default=False, help="Take the noise level that a step ends at, too, as a flow map does."
     )
     width: int = _setting(256, "Features of the residual stream and of each hidden layer.", ge(1))
     blocks: int = _setting(4, "Residual blocks of two layers each.", ge(1))
@@ -75,7 +78,7 @@ class MLP(nn.Module):
         super().__init__()
         self.config = config
         items = math.prod(config.shape)
-        self.embedding = Embedding(config.embedding, config.condition_width)
+        self.embedding = Embedding(config.embedding, config.condition_width, config.jumps)
         self.stem = nn.Linear(items, config.width)
         self.blocks = nn.ModuleList(
             MLPBlock(config.width, config.embedding, config.dropout) for _ in range(config.blocks)
@@ -89,11 +92,10 @@ class MLP(nn.Module):
         """Map x (b, *item), c_noise (b,) and condition.vector (b, condition_width) to F (b, *item).
 
         Raises ValueError for another item shape, for a condition that the network was not built for (or a missing
-        one), and for c_noise_end.
+        one), and for c_noise_end (b,) without `jumps`.
         """
-        refuse_end_level(c_noise_end, "mlp")
         refuse_other_shape(x, self.config.shape, "mlp")
-        embedding = F.silu(self.embedding(c_noise, condition))
+        embedding = F.silu(self.embedding(c_noise, condition, c_noise_end))
         h = self.stem(x.flatten(1).to(self.stem.weight.dtype))
         for block in self.blocks:
             h = block(h, embedding)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from atlas_core import derived
 from atlas_core.contracts import Condition
 from atlas_models_builtin.blocks import Attention, Down, ResidualBlock, Up, zeroed
-from atlas_models_builtin.embedding import Embedding, refuse_end_level, refuse_other_shape
+from atlas_models_builtin.embedding import Embedding, refuse_other_shape
 
 
 def _setting(default: Any, help: str, validator: Any = None) -> Any:
@@ -28,6 +28,9 @@ class UNetConfig:
     shape: tuple[int, int, int] = derived("data.shape", help="Channels, height and width of an image.")
     condition_width: int = derived(
         "condition.vector", default=0, validator=ge(0), help="Width of the condition's vector; 0: unconditional."
+    )
+    jumps: bool = derived(
+        "objective.jumps", default=False, help="Take the noise level that a step ends at, too, as a flow map does."
     )
     channels: int = _setting(64, "Feature maps of the finest level.", ge(1))
     multipliers: tuple[int, ...] = _setting(
@@ -140,7 +143,7 @@ class UNet(nn.Module):
         self.config = config
         widths, coarsest = config.widths, len(config.widths) - 1
         folded = config.shape[0] * config.patch**2
-        self.embedding = Embedding(config.embedding or 4 * config.channels, config.condition_width)
+        self.embedding = Embedding(config.embedding or 4 * config.channels, config.condition_width, config.jumps)
         self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
         # One entry a residual block; what changes the resolution is the identity but for the last block of a level.
         self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
@@ -170,11 +173,10 @@ class UNet(nn.Module):
         """Map x (b, c, h, w), c_noise (b,) and condition.vector (b, condition_width) to F (b, c, h, w).
 
         Raises ValueError for another image shape, for a condition that the network was not built for (or a missing
-        one), and for c_noise_end.
+        one), and for c_noise_end (b,) without `jumps`.
         """
-        refuse_end_level(c_noise_end, "unet")
         refuse_other_shape(x, self.config.shape, "unet")
-        embedding = self.embedding(c_noise, condition)
+        embedding = self.embedding(c_noise, condition, c_noise_end)
         # Channels last: convolutions on a CPU take half the time, and tensor cores want it too.
         folded = F.pixel_unshuffle(x.to(self.stem.weight.dtype), self.config.patch)
         h = self.stem(folded.contiguous(memory_format=channels_last))
