@@ -15,6 +15,7 @@ from atlas_core.config.plan import PipelinePlan
 from atlas_core.config.writing import to_toml
 from atlas_core.engine.checkpoint import Checkpoint, open_checkpoint
 from atlas_core.errors import CheckpointError, UsageError
+from atlas_core.fitted_grids import planned
 from atlas_core.plugins.events import Events
 from atlas_core.plugins.registry import default_registry
 from atlas_core.runs.atomic import write_atomically
@@ -53,6 +54,11 @@ class Pipeline:
         self.timings: dict[str, float] = {}
         self._network: Network | None = None
         self._weak: Network | None = None
+        self.checkpoint: Path | None = None
+        """What it was opened from."""
+        self._table = plan.table
+        self._overrides: tuple[str, ...] = ()
+        self._strict = strict
 
     @classmethod
     def from_config(
@@ -77,11 +83,13 @@ class Pipeline:
         problems = missing(checkpoint.lock, default_registry(), only=SAMPLED_WITH)
         if problems:
             raise CheckpointError(f"{checkpoint.path} needs components that are not here", problems=problems)
-        plan = PipelinePlan.from_table(checkpoint.table, overrides=overrides)
+        plan = planned(checkpoint.table, checkpoint.path, overrides)
         inside = checkpoint.path.parent.parent
         run = RunFolder(inside) if checkpoint.path.parent.name == "checkpoints" else None
         pipeline = cls(plan, run, strict=strict)
         pipeline._network = pipeline._load(checkpoint, average)
+        pipeline.checkpoint, pipeline._table = checkpoint.path, checkpoint.table
+        pipeline._overrides = tuple(overrides)
         return pipeline
 
     def __repr__(self) -> str:
@@ -209,9 +217,14 @@ class Pipeline:
 
     def varied(self, overrides: Sequence[str]) -> Pipeline:
         """Return a pipeline that draws from the same network with other settings. Raises ConfigError for them."""
-        plan = PipelinePlan.from_table(self.plan.table, self.plan.registry, overrides=overrides)
-        other = Pipeline(plan, self.run)
-        other.events, other._network = self.events, self._network
+        registry, overrides = self.plan.registry, [*self._overrides, *overrides]
+        if self.checkpoint is None:
+            plan = PipelinePlan.from_table(self._table, registry, overrides=overrides)
+        else:
+            plan = planned(self._table, self.checkpoint, overrides, registry)
+        other = Pipeline(plan, self.run, strict=self._strict)
+        other.events, other.checkpoint, other._table = self.events, self.checkpoint, self._table
+        other._network, other._overrides = self._network, tuple(overrides)
         return other
 
     # ---- sampling --------------------------------------------------------------------------------------------------
@@ -287,12 +300,12 @@ class Pipeline:
                 device=self.device,
                 on_step=tell,
                 task=task,
-                weak=self._weak_network(),
+                weak=self.weak_network(),
             )
         limits = self.spec.value_range
         return x if limits is None or task.earliest > 0 else x.clamp(*limits)
 
-    def _weak_network(self) -> Network | None:
+    def weak_network(self) -> Network | None:
         """Return the network that guidance leads away from, opened once; None where it needs none."""
         guidance = self.plan.sampling.guidance
         if self._weak is None and "weak-model" in guidance.needs:

@@ -15,6 +15,10 @@ COMMANDS = {
     "train": ("train:train", "Train alone; --resume goes on with a run that was stopped."),
     "sample": ("sample:sample", "Draw samples from a run or a checkpoint."),
     "evaluate": ("evaluate:evaluate", "Score a run against held-out data and simple baselines."),
+    "fit-grid": (
+        "fit_grid:fit_grid",
+        "Fit the steps of a run's sampler to its network: better samples from few calls.",
+    ),
     "compare": ("compare:compare", "Compare samplers at equal calls of a run's network."),
     "report": ("report:report", "Write report.html of a run again."),
     "transport": ("transport:transport", "Couple two files or folders by optimal transport, and map A onto B."),
@@ -24,7 +28,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Examine this machine, torch and every plugin."),
 }
 """Name -> (module:attribute below atlas_core.cli, what --help says of it)."""
-HEAVY = ("run", "train", "sample", "evaluate", "compare", "transport")
+HEAVY = ("run", "train", "sample", "evaluate", "fit-grid", "compare", "transport")
 
 
 class Commands(click.Group):

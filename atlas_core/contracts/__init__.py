@@ -7,7 +7,7 @@ from atlas_core.contracts.condition import Condition
 from atlas_core.contracts.conditioner import Conditioner
 from atlas_core.contracts.dataset import Batch, Dataset, DataSpec, Example, Split
 from atlas_core.contracts.denoiser import Denoiser, Dynamics, FlowMap
-from atlas_core.contracts.grid import Grid
+from atlas_core.contracts.grid import FittedGrid, Grid, GridFit
 from atlas_core.contracts.guidance import Guidance, GuidanceContext, WeakModel
 from atlas_core.contracts.kernel import Estimate, Kernel, KernelOperator, RadialKernel, SpectralKernel
 from atlas_core.contracts.metric import Baseline, Metric, MetricResult
@@ -33,8 +33,10 @@ __all__ = [
     "EntropicSolution",
     "Estimate",
     "Example",
+    "FittedGrid",
     "FlowMap",
     "Grid",
+    "GridFit",
     "Guidance",
     "GuidanceContext",
     "Kernel",

@@ -187,7 +187,7 @@ def draw(
     try:
         for start in range(0, len(seeds), batch):
             rows = slice(start, min(start + batch, len(seeds)))
-            denoiser = _bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance, weak)
+            denoiser = bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance, weak)
             noise = CounterNoise.from_seeds(seeds[rows])
             steps = sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device, task=task, rows=rows)
             out[rows] = drain(steps if on_step is None else _told(steps, on_step, rows))
@@ -203,9 +203,10 @@ def _told(steps: Iterable[Step], on_step: Callable[[Step, slice], None], rows: s
 
 
 @torch.no_grad()
-def _bind(
+def bind(
     network: Network, rows: int, inputs: Sequence[Any] | None, guidance: Guidance | None, weak: Network | None
 ) -> NetworkDenoiser:
+    """Return the denoiser of `rows` samples, told what their `inputs` say. Raises UsageError for inputs it cannot."""
     reference = None if weak is None else NetworkDenoiser(weak, _encoded(weak, rows, inputs))
     return NetworkDenoiser(network, _encoded(network, rows, inputs), guidance, weak=reference)
 
