@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlas_core.asked import check_whole, conditions, seeds_from
 from atlas_core.config.document import load_document
 from atlas_core.config.lock import missing
 from atlas_core.config.plan import PipelinePlan
@@ -245,10 +246,8 @@ class Pipeline:
         the conditioner takes, or a list of n of these; None draws unconditionally. A class is given by its index, an
         int, or its name, a string: the digit 7 by 7 or "7". `steps` or `nfe` replace the config's. Raises UsageError.
         """
-        _check_whole("n", n, least=1)
-        first = self.plan.sampling.seed if seed is None else seed
-        _check_whole("seed", first, least=0, most=2**63 - n)
-        return self.draw(range(first, first + n), self.conditions(condition, n), steps=steps, nfe=nfe, batch=batch)
+        seeds = seeds_from(self.plan.sampling.seed if seed is None else seed, n)
+        return self.draw(seeds, self.conditions(condition, n), steps=steps, nfe=nfe, batch=batch)
 
     def draw(
         self,
@@ -267,43 +266,15 @@ class Pipeline:
         `on_step(step, rows)` sees every step of the sampler and the rows that it concerns. `task`, `shape`: for
         `atlas_core.tasks`, which start elsewhere, know a part of the sample, or draw items of another shape.
         """
-        import torch
-
-        from atlas_core.engine.sampling import draw
+        from atlas_core.drawing import draw
         from atlas_core.engine.task import PLAIN
-        from atlas_core.engine.training.hardware import cpu_threads
 
         for name, value in (("steps", steps), ("nfe", nfe), ("batch", batch)):
             if value is not None:
-                _check_whole(name, value, least=1)
-        network, sampling = self.network, self.plan.sampling
-        task = PLAIN if task is None else task
+                check_whole(name, value, least=1)
+        task, shape = PLAIN if task is None else task, self.spec.shape if shape is None else shape
         times = self.times(steps=steps, nfe=nfe, latest=task.latest)
-        if task.earliest > 0:
-            times = torch.cat([times[times > task.earliest], times.new_tensor([task.earliest])])
-
-        def tell(step: Any, rows: slice) -> None:
-            self.events.sample_step(step, len(times) - 1)
-            if on_step is not None:
-                on_step(step, rows)
-
-        with cpu_threads(self.plan.train.threads):
-            x = draw(
-                network,
-                self.plan.sampler.build(),
-                times,
-                seeds,
-                self.spec.shape if shape is None else shape,
-                inputs=inputs,
-                guidance=sampling.guidance,
-                batch=sampling.batch if batch is None else batch,
-                device=self.device,
-                on_step=tell,
-                task=task,
-                weak=self.weak_network(),
-            )
-        limits = self.spec.value_range
-        return x if limits is None or task.earliest > 0 else x.clamp(*limits)
+        return draw(self, times, seeds, inputs, batch=batch, on_step=on_step, task=task, shape=shape)
 
     def weak_network(self) -> Network | None:
         """Return the network that guidance leads away from, opened once; None where it needs none."""
@@ -327,28 +298,9 @@ class Pipeline:
 
     def conditions(self, condition: Any, n: int) -> list[Any] | None:
         """Return what the conditioner encodes for n samples: `condition` as `sample` takes it."""
-        if condition is None:
-            return None
-        if self.network.conditioner is None:
+        if condition is not None and self.network.conditioner is None:
             raise UsageError("a condition was given, but this network was trained without a conditioner")
-        tolist = getattr(condition, "tolist", None)  # of a tensor or an array
-        given = condition if tolist is None else tolist()
-        inputs = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * n
-        if len(inputs) != n:
-            raise UsageError(f"{len(inputs)} conditions for {n} samples", hint="Give one, or one for each sample.")
-        return [self._class(each) if isinstance(each, str) else each for each in inputs]
-
-    def _class(self, name: str) -> Any:
-        """Return the index of a class that is given by its name; where there are no classes, `name` is a prompt."""
-        from atlas_core.plugins.suggest import did_you_mean
-
-        classes = self.spec.classes
-        if classes and name not in classes:
-            raise UsageError(
-                f"there is no class {name!r}{did_you_mean(name, classes)}",
-                hint=f"Classes: {', '.join(classes)}. A string is a name; an index is given as an int.",
-            )
-        return classes.index(name) if classes else name
+        return conditions(condition, n, self.spec.classes)
 
     # ---- scores ----------------------------------------------------------------------------------------------------
 
@@ -384,14 +336,6 @@ class Pipeline:
         began = time.perf_counter()
         yield
         self.timings[phase] = round(self.timings.get(phase, 0.0) + time.perf_counter() - began, 3)
-
-
-def _check_whole(name: str, value: Any, *, least: int, most: int | None = None) -> None:
-    """Raise UsageError unless `value` is a whole number in [least, most]."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise UsageError(f"{name}={value!r}: expected a whole number, {limits}")
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), *, average: bool = True) -> Pipeline:

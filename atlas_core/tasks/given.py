@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from atlas_core.asked import seeds_from
 from atlas_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,11 +51,6 @@ def image_shape(pipeline: Pipeline) -> tuple[int, int, int]:
     return shape
 
 
-def seeds_from(pipeline: Pipeline, seed: int | None, n: int) -> range:
+def seeds_of(pipeline: Pipeline, seed: int | None, n: int) -> range:
     """Return the seeds of n samples: sample i has `seed` + i, by default the config's."""
-    first = pipeline.plan.sampling.seed if seed is None else seed
-    if n < 1:
-        raise UsageError(f"n={n!r}: expected a whole number, at least 1")
-    if not 0 <= first <= 2**63 - n:
-        raise UsageError(f"seed={first!r}: expected a whole number, from 0 to {2**63 - n}")
-    return range(first, first + n)
+    return seeds_from(pipeline.plan.sampling.seed if seed is None else seed, n)

@@ -11,7 +11,7 @@ import torch
 
 from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
-from atlas_core.tasks.given import image_shape, seeds_from
+from atlas_core.tasks.given import image_shape, seeds_of
 from atlas_core.tasks.levels import time_of_log_snr, time_of_strength
 from atlas_core.tasks.pixels import block_means, repeated
 from atlas_core.tasks.tiled import in_tiles
@@ -104,7 +104,7 @@ def hierarchical(
     earliest = time_of_log_snr(coarse, matching(level, factor), f"strength={strength:g}")
     if earliest >= coarse.t_max:
         raise UsageError(f"strength={strength:g} leaves the coarse stage nothing to do", hint="Try 0.4.")
-    seeds = seeds_from(pipeline, seed, n)
+    seeds = seeds_of(pipeline, seed, n)
     draw, refine = (partial(each.draw, steps=steps, nfe=nfe, batch=batch) for each in (pipeline, finer))
     states = draw(seeds, pipeline.conditions(condition, n), task=Until(earliest))
     alpha = float(coarse.alpha(torch.tensor(earliest, dtype=torch.float64)))

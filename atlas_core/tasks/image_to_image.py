@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from atlas_core.engine.task import Task
-from atlas_core.tasks.given import given_images, seeds_from
+from atlas_core.tasks.given import given_images, seeds_of
 from atlas_core.tasks.levels import time_of_strength
 
 if TYPE_CHECKING:
@@ -51,5 +51,5 @@ def image_to_image(
     """
     images = given_images(pipeline, images)
     task = FromImages(images, time_of_strength(pipeline.network.process, strength))
-    seeds, inputs = seeds_from(pipeline, seed, len(images)), pipeline.conditions(condition, len(images))
+    seeds, inputs = seeds_of(pipeline, seed, len(images)), pipeline.conditions(condition, len(images))
     return pipeline.draw(seeds, inputs, steps=steps, nfe=nfe, batch=batch, task=task)

@@ -10,7 +10,7 @@ import torch
 
 from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
-from atlas_core.tasks.given import given_images, seeds_from
+from atlas_core.tasks.given import given_images, seeds_of
 from atlas_core.tasks.known import KnowingDenoiser, Known
 from atlas_core.tasks.resampling import back_and_forth
 
@@ -84,7 +84,7 @@ def inpaint(
     images = given_images(pipeline, images)
     known = KnownPixels(images, given_mask(mask, images))
     check_passes(passes)
-    seeds, inputs = seeds_from(pipeline, seed, len(images)), pipeline.conditions(condition, len(images))
+    seeds, inputs = seeds_of(pipeline, seed, len(images)), pipeline.conditions(condition, len(images))
     return pipeline.draw(seeds, inputs, steps=steps, nfe=nfe, batch=batch, task=WithKnown(known, passes))
 
 

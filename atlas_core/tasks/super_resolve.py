@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from atlas_core.errors import UsageError
-from atlas_core.tasks.given import given_images, image_shape, seeds_from
+from atlas_core.tasks.given import given_images, image_shape, seeds_of
 from atlas_core.tasks.inpaint import WithKnown, check_passes
 from atlas_core.tasks.pixels import block_means, repeated
 
@@ -57,6 +57,6 @@ def super_resolve(
         raise UsageError(f"factor={factor!r} must divide the height {height} and the width {width} of the images")
     small = given_images(pipeline, small, (channels, height // factor, width // factor), "small")
     check_passes(passes)
-    seeds, inputs = seeds_from(pipeline, seed, len(small)), pipeline.conditions(condition, len(small))
+    seeds, inputs = seeds_of(pipeline, seed, len(small)), pipeline.conditions(condition, len(small))
     task = WithKnown(KnownMeans(small, factor), passes)
     return pipeline.draw(seeds, inputs, steps=steps, nfe=nfe, batch=batch, task=task)

@@ -11,7 +11,7 @@ import torch
 
 from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
-from atlas_core.tasks.given import image_shape, seeds_from
+from atlas_core.tasks.given import image_shape, seeds_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +117,7 @@ def tiled(
     """
     shape = image_shape(pipeline)
     task = in_tiles(shape, size, overlap, pipeline.plan.sampling.batch)
-    seeds, inputs = seeds_from(pipeline, seed, n), pipeline.conditions(condition, n)
+    seeds, inputs = seeds_of(pipeline, seed, n), pipeline.conditions(condition, n)
     return pipeline.draw(seeds, inputs, steps=steps, nfe=nfe, batch=batch, task=task, shape=(shape[0], *size))
 
 

@@ -12,8 +12,8 @@ import torch
 from attrs.validators import ge, gt, optional
 from torch import Tensor
 
+from atlas_core import component
 from atlas_core.contracts import Denoiser, GridFit, Process, Sampler
-from atlas_core.fields import component
 from atlas_solvers_builtin.grids.fitting import Fitting
 from atlas_solvers_builtin.grids.levels import check_steps, level_range, times_of_levels
 

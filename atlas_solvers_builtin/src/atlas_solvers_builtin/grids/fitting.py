@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -52,7 +52,7 @@ class Fitting:
         self._sampler = sampler
         self._x = x
         # A view with another t_max is a process by delegation, which mypy cannot see.
-        self._bounded: Any = _Until(denoiser.process, start)
+        self._bounded: Any = cast(Any, _Until(denoiser.process, start))
         self._grid = grid
         self._range = level_range(self._bounded, math.inf)
 
