@@ -43,7 +43,7 @@ class GridFit:
 
 @runtime_checkable
 class FittedGrid(Grid, Protocol):
-    """A grid that is computed from a network, as `atlas-core fit-grid` asks it to be: an attrs class, kept as config."""
+    """A grid that is computed from a network, as `atlas-core fit-grid` asks for: an attrs class, kept as config."""
 
     def fit(self, denoiser: Denoiser, sampler: Sampler, x: Tensor, t: float, steps: int) -> GridFit:
         """Fit the times of `steps` steps of `sampler` from states x (b, *item) at time t; fewer rows may be taken.
