@@ -1,11 +1,16 @@
 """How a block of exponents log k(x_i, y_j) / ε + l_i + r_j is filled, fast and without cancellation.
 
-Squared distances come from one matrix product, |x|² − 2xy + |y|² of centred points. Its absolute error is about
-η = u (max|x| + max|y|)², u the rounding of the dtype, so the exponent of a pair at squared distance s is off by about
+Squared distances come from one matrix product, |x|² − 2xy + |y|². Its absolute error is about η = u (max|x| + max|y|)²,
+u the rounding of the dtype, so the exponent of a pair at squared distance s is off by about
 |log k(s + η) − log k(s)| / ε. Where that stays below `ACCURACY` (or below what rounding the exponent itself costs), the
-product is used. Where it does not, the product is taken in float64 and rounded; and where even that does not do
-(float64 at a tiny ε, or a kernel with a cusp), the kernel itself subtracts coordinates, pair by pair. Coincident pairs
-are written apart: they get log k(0) exactly.
+product is used. Where it does not for near pairs alone (a kernel with a cusp), those are subtracted coordinate by
+coordinate afterwards. Where it does not for many, the product is taken in float64 and rounded; and where even that does
+not do (float64 at a tiny ε), the kernel itself compares pair by pair. Coincident pairs are written apart: they get
+log k(0) exactly.
+
+Points are centred, which makes η small. In low dimension the offsets are two more columns of the points, and the
+product is all there is to do. In high dimension that copy would cost more memory than the product gains time: tiles of
+the points are converted as they are needed, or multiplied as they are where η is small enough.
 """
 
 from __future__ import annotations
@@ -19,11 +24,23 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Kernel
-from atlas_kernels_builtin.exact.points import Points
+from atlas_kernels_builtin.exact.factors import Folded, Unfolded
+from atlas_kernels_builtin.exact.points import CHUNK, Points
 from atlas_kernels_builtin.exact.tiles import Tile, tiles
 
 ACCURACY = {torch.float64: 1e-10, torch.float32: 1e-5}
 """The error of an exponent, hence the relative error of an entry, that the matrix product may cause."""
+NEAR = 1e-3
+"""Share of the largest squared distance below which pairs may be subtracted one by one: few are as near."""
+MANY = 1 / 8
+"""Share of such pairs in a tile from which the kernel itself is faster."""
+RANGE = {torch.float64: 1e280, torch.float32: 1e30}
+"""Squared distances up to which, and down to the inverse of which, a product is taken: squares neither over- nor
+underflow there."""
+FOLDED_BYTES = 2**23
+"""Copies of the points that are never too large, nor are those of an eighth of a float32 matrix."""
+TALL = 2048
+"""Rows of a tile where its columns are converted for it."""
 LOG2_E = math.log2(math.e)
 
 
@@ -34,6 +51,9 @@ class Method:
     name: Literal["quadratic", "radial", "kernel"]
     dtype: torch.dtype
     """Of the product."""
+    near: float = 0.0
+    """Squared distance below which the product is not accurate enough."""
+    centred: bool = True
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -52,34 +72,57 @@ class Blocks:
     def method(self) -> Method:
         """The fastest one that is accurate."""
         if self.kernel.has_log and hasattr(self.kernel, "log_radial") and self.points.coincident is not None:
+            quadratic = hasattr(self.kernel, "quadratic")
+            most = 0.0 if quadratic else NEAR
             narrow = self.dtype if self.dtype in ACCURACY else torch.float32
             for dtype in dict.fromkeys((narrow, torch.float64)):
-                if self._is_accurate(dtype):
-                    return Method("quadratic" if hasattr(self.kernel, "quadratic") else "radial", dtype)
+                as_they_are = not self.folds(dtype) and dtype == self.points.x.dtype
+                for centred in (False, True) if as_they_are else (True,):
+                    span = self.points.span if centred else self.points.raw_span
+                    near = self._accurate_from(dtype, span)
+                    if near <= most * span:
+                        return Method("quadratic" if quadratic else "radial", dtype, near, centred)
         return Method("kernel", self.points.x.dtype)
 
-    def _is_accurate(self, dtype: torch.dtype) -> bool:
-        """Whether a product in `dtype` is, by probing log k at squared distances from 0 to the largest."""
-        span, accuracy = self.points.span, self.accuracy
+    def folds(self, dtype: torch.dtype) -> bool:
+        """Whether there is room for a copy of the points with two more columns."""
+        n, m = self.points.x.shape[1], self.points.y.shape[1]
+        size = self.points.x.shape[0] * (n + m) * (self.points.dimension + 2) * dtype.itemsize
+        return size <= max(FOLDED_BYTES, self.points.x.shape[0] * n * m // 2)
+
+    def _accurate_from(self, dtype: torch.dtype, span: float) -> float:
+        """Squared distance from which a product in `dtype` is accurate, 0 if always and ∞ if never.
+
+        By probing log k from the largest squared distance downwards.
+        """
+        accuracy = self.accuracy
         if accuracy is None:
             accuracy = ACCURACY.get(self.dtype, torch.finfo(self.dtype).eps)
-        if not math.isfinite(span) or span > torch.finfo(dtype).max / 4:
-            return False
-        probes = torch.cat([torch.zeros(1), 2.0 ** -torch.arange(64)]).double() * span
+        if not 1 / RANGE[dtype] < span < RANGE[dtype]:
+            return 0.0 if span == 0 else math.inf
+        probes = torch.cat([2.0 ** -torch.arange(64), torch.zeros(1)]).double() * span
         values, moved = (
             self.kernel.log_radial(s).double() / float(self.epsilon.min())  # type: ignore[attr-defined]
             for s in (probes.clone(), probes + torch.finfo(dtype).eps * span)
         )
         allowed = accuracy + 4 * torch.finfo(self.dtype).eps * values.abs()
-        return bool(((moved - values).abs().nan_to_num(nan=0.0) <= allowed).all())  # NaN: both infinite
+        wrong = ~((moved - values).abs().nan_to_num(nan=0.0) <= allowed)  # NaN: both infinite
+        wrong[0] |= bool(values[values.isfinite()].abs().amax() > RANGE[dtype])
+        if not bool(wrong.any()):
+            return 0.0
+        first = int(wrong.int().argmax())
+        return math.inf if first == 0 else float(probes[first - 1])
 
-    def tiles(self, block_bytes: int, *, whole_rows: bool = False) -> list[Tile]:
-        """Tiles of at most `block_bytes` each."""
+    def tiles(self, block_bytes: int, *, whole_rows: bool = False, blocks: int | None = None) -> list[Tile]:
+        """Tiles of at most `block_bytes` each; all that are beside each other at most as large as so many `blocks`."""
         (count, n), m = self.points.x.shape[:2], self.points.y.shape[1]
-        pairs = None if self.method.name == "kernel" else self.points.coincident
-        return tiles(
-            count, n, m, entries=max(1, block_bytes // self.dtype.itemsize), pairs=pairs, whole_rows=whole_rows
-        )
+        kernel = self.method.name == "kernel"
+        pairs = None if kernel else self.points.coincident
+        entries = max(1, block_bytes // self.dtype.itemsize)
+        band = None if blocks is None else blocks * entries
+        # The columns of a tile are converted once for all its rows.
+        tall = TALL if blocks is None and not kernel and not self.folds(self.method.dtype) else None
+        return tiles(count, n, m, entries=entries, pairs=pairs, whole_rows=whole_rows, band=band, tall=tall)
 
     def exponents(self, left: Tensor | None, right: Tensor | None) -> Exponents:
         """What fills blocks with log k / ε + l_i + r_j, from l (b, n) and r (b, m), 0 where None."""
@@ -109,15 +152,30 @@ class Exponents:
         if method.name == "kernel":
             return self._from_kernel(tile, out)
         product = out if method.dtype == out.dtype else self._scratch(out.shape)
-        _multiply(self._rows[tile.batch, tile.rows], self._columns[tile.batch, tile.columns], product)
+        self._factors.multiply(tile, product)
         if method.name == "radial":
-            product = self.blocks.kernel.log_radial(product.clamp_(min=0))  # type: ignore[attr-defined]
+            product.clamp_(min=0)
+            if method.near and not self._subtract_near(tile, product):
+                return self._from_kernel(tile, out)
+            product = self.blocks.kernel.log_radial(product)  # type: ignore[attr-defined]
             product = self._add_offsets(product.mul_(self._rate[tile.batch]), tile)
         if product is not out:
             out.copy_(product)
         if tile.pairs is not None:
             self._write_pairs(tile, out)
         return out
+
+    def _subtract_near(self, tile: Tile, squared: Tensor) -> bool:
+        """Replace squared distances that cancelled by those of coordinates; False, and nothing done, for too many."""
+        points = self.blocks.points
+        near = (squared < self.blocks.method.near).nonzero()
+        if len(near) > MANY * squared.numel():
+            return False
+        x, y = (p[tile.batch, part].flatten(2) for p, part in ((points.x, tile.rows), (points.y, tile.columns)))
+        for part in torch.split(near, max(1, CHUNK // points.dimension)):
+            problem, i, j = part.unbind(1)
+            squared[problem, i, j] = (x[problem, i] - y[problem, j]).to(squared.dtype).square().sum(-1)
+        return True
 
     def entries(self, tile: Tile, out: Tensor) -> Tensor:
         """exp of the exponents; of a signed kernel, k exp(l_i) exp(r_j)."""
@@ -170,25 +228,15 @@ class Exponents:
         return left, right
 
     @cached_property
-    def _rows(self) -> Tensor:
-        """Factors of the product, (b, n, d + 2): their products with `_columns` are exponents, or squared distances."""
-        x, _ = self.blocks.points.centred(self.blocks.method.dtype)
-        squares = x.square().sum(-1)
-        if self.blocks.method.name == "radial":
-            return _join(-2 * x, squares, 1.0)
-        rate = self._rate[..., 0] * self._quadratic
-        offset = -rate * squares
-        return _join(2 * rate[..., None] * x, offset if self._offsets[0] is None else offset + self._offsets[0], 1.0)
-
-    @cached_property
-    def _columns(self) -> Tensor:
-        """(b, m, d + 2)."""
-        _, y = self.blocks.points.centred(self.blocks.method.dtype)
-        squares = y.square().sum(-1)
-        if self.blocks.method.name == "radial":
-            return _join(y, 1.0, squares)
-        offset = -self._rate[..., 0] * self._quadratic * squares
-        return _join(y, 1.0, offset if self._offsets[1] is None else offset + self._offsets[1])
+    def _factors(self) -> Folded | Unfolded:
+        """What a tile of exponents, or of squared distances, is a product of."""
+        blocks = self.blocks
+        method = blocks.method
+        form = Folded if blocks.folds(method.dtype) else Unfolded
+        if method.name == "radial":
+            rate = torch.full_like(self._rate[:, 0, 0], -1.0)
+            return form(blocks.points, method.dtype, method.centred, rate, None, None)
+        return form(blocks.points, method.dtype, method.centred, self._rate[:, 0, 0] * self._quadratic, *self._offsets)
 
     @property
     def _quadratic(self) -> float:
@@ -210,17 +258,3 @@ class Exponents:
     @cached_property
     def _buffers(self) -> dict[str, Tensor]:
         return {}
-
-
-def _join(points: Tensor, first: Tensor | float, second: Tensor | float) -> Tensor:
-    """Append two columns, written once."""
-    out = points.new_empty(*points.shape[:-1], points.shape[-1] + 2)
-    out[..., :-2], out[..., -2], out[..., -1] = points, first, second
-    return out
-
-
-def _multiply(rows: Tensor, columns: Tensor, out: Tensor) -> None:
-    if out.shape[0] == 1:
-        torch.mm(rows[0], columns[0].mT, out=out[0])
-    else:
-        torch.bmm(rows, columns.mT, out=out)

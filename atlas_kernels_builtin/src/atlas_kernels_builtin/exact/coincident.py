@@ -7,8 +7,10 @@ from torch import Tensor
 
 PAIRS_PER_POINT = 4
 """More coincident pairs than this for each point, and they are no longer listed."""
-CHUNK = 2**20
-"""Coordinates that are hashed at a time."""
+CHUNK = 2**18
+"""Coordinates that are looked at in one go: few enough to stay near the caches."""
+SLACK = 64
+"""Roundings by which projections of equal points may differ, since sums may be taken in another order."""
 
 
 @torch.no_grad()
@@ -16,12 +18,12 @@ def coincident_pairs(x: Tensor, y: Tensor) -> Tensor | None:
     """Return (problem, i, j) of every x_i = y_j, as (3, p), sorted; x (b, n, d) and y (b, m, d).
 
     None if there are more than four times as many as points: lattices and rounded data. In O((n + m) (d + log m)):
-    rows are compared by a hash of their bits first.
+    only rows whose projections on a line are equal up to rounding are compared.
     """
-    keys_x, keys_y = _hash(x), _hash(y)
+    (keys_x, slack), (keys_y, _) = _projected(x), _projected(y)
     sorted_y, order = keys_y.sort(dim=-1)
-    first = torch.searchsorted(sorted_y, keys_x)
-    count = torch.searchsorted(sorted_y, keys_x, right=True) - first
+    first = torch.searchsorted(sorted_y, keys_x - slack)
+    count = torch.searchsorted(sorted_y, keys_x + slack, right=True) - first
     total = int(count.sum())
     if total > PAIRS_PER_POINT * (x.shape[0] * (x.shape[1] + y.shape[1])):
         return None
@@ -31,17 +33,20 @@ def coincident_pairs(x: Tensor, y: Tensor) -> Tensor | None:
     offset = torch.arange(total, device=x.device) - start
     problem, i = problem.repeat_interleave(repeats), i.repeat_interleave(repeats)
     j = order[problem, first[problem, i] + offset]
-    same = (x[problem, i] == y[problem, j]).all(dim=-1)
-    return torch.stack([problem, i, j])[:, same]
+    rows = max(1, CHUNK // x.shape[2])
+    same = [(x[p, r] == y[p, c]).all(-1) for p, r, c in zip(*(z.split(rows) for z in (problem, i, j)), strict=True)]
+    return torch.stack([problem, i, j])[:, torch.cat(same)]
 
 
-def _hash(points: Tensor) -> Tensor:
-    """A 64-bit number for each row, the same for equal rows: (b, n, d) -> (b, n)."""
-    odd = torch.arange(1, points.shape[-1] + 1, device=points.device) * -7046029254386353131 | 1
+def _projected(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Projections on a line, and what bounds their rounding: (b, n, d) -> (b, n), (b, n), in float64."""
+    line = torch.arange(1, points.shape[-1] + 1, dtype=torch.float64, device=points.device)
+    line = torch.cos(line.square())  # of no direction in which data are likely to be alike
     rows = max(1, CHUNK // (points.shape[0] * points.shape[-1]))
-
-    def of(part: Tensor) -> Tensor:
-        bits = (part.double() + 0.0).view(torch.int64)  # + 0.0: −0 equals 0
-        return ((bits ^ (bits >> 29)) * odd).sum(dim=-1)
-
-    return torch.cat([of(part) for part in torch.split(points, rows, dim=1)], dim=1)
+    keys, sizes = [], []
+    for part in torch.split(points, rows, dim=1):
+        wide = part.double()
+        keys.append(wide @ line)
+        sizes.append(torch.linalg.vector_norm(wide, dim=-1))
+    unit = SLACK * torch.finfo(torch.float64).eps * torch.linalg.vector_norm(line)
+    return torch.cat(keys, dim=1), unit * torch.cat(sizes, dim=1)

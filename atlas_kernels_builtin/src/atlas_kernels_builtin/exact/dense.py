@@ -52,11 +52,15 @@ class Store:
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """The memory, made anew only if it does not fit."""
-        self.stored = self.owner = None
         if self.buffer is None or self.buffer.shape != shape or self.buffer.dtype != dtype:
-            self.buffer = None  # freed before the new one is made
+            self.clear()  # freed before the new one is made
             self.buffer = torch.empty(shape, dtype=dtype, device=device)
+        self.stored = self.owner = None
         return self.buffer
+
+    def clear(self) -> None:
+        """Let go of what is stored, and of the memory."""
+        self.buffer = self.stored = self.owner = None
 
 
 @attrs.frozen(eq=False)
@@ -146,6 +150,16 @@ class DenseOperator:
         """Kᵀ @ u: (*batch, n) or (*batch, n, k) -> (*batch, m) or (*batch, m, k), in the dtype of u."""
         return self._product(u, "transposed_product", self.shape[0])
 
+    def gram(self, v: Tensor, weights: Tensor) -> Tensor:
+        """Kᵀ diag(weights) K v, (*batch, m), (*batch, n) -> (*batch, m), without a graph: entries are read once."""
+        with torch.no_grad():
+            flat, inner = (
+                flatten_vector(part, size, self.batch_shape)[..., None].to(self.storage)
+                for part, size in zip((v, weights), self.shape[::-1], strict=True)
+            )
+            out = self._stored().matrix.gram(flat, inner)
+            return out.reshape(*self.batch_shape, -1).to(v.dtype)
+
     def squared_rmatvec(self, u: Tensor) -> Tensor:
         """Σ_i K_ij² u_i: (*batch, n) or (*batch, n, k) -> (*batch, m) or (*batch, m, k), without a graph."""
         with torch.no_grad():
@@ -224,13 +238,14 @@ class DenseOperator:
         exponents = self.source.exponents(
             dtype=torch.float32 if coarse else None, accuracy=self.accuracy if coarse else None
         )
-        tiles = self.source.tiles(exponents, whole_rows=True)
         count, (n, m) = self.source.x.shape[0], self.shape
         if self.sparse and self.drop > 0 and count == 1 and kept_share(exponents, self.drop) < SPARSE_BELOW:
-            store.stored = store.owner = None
+            store.clear()
+            tiles = self.source.tiles(exponents, whole_rows=True)
             found = build_sparse(exponents, tiles, self.storage, self.drop, self.dtype)
             if found is not None:
                 return found
+        tiles = self.source.tiles(exponents)
         return build_dense(exponents, tiles, store.room((count, n, m), self.storage, self.device), self.dtype)
 
     def _rescaled(self, store: Store) -> Stored | None:

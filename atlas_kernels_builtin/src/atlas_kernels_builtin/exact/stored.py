@@ -20,6 +20,8 @@ PROBES = 64
 """Rows that the share of entries worth keeping is estimated on."""
 SPARSE_BELOW = 0.12
 """Share of entries below which they are stored sparsely: a product then costs its share, and building pays off."""
+BAND_BYTES = 2**22
+"""Rows that are multiplied with twice at a time: few enough to stay in the caches."""
 GIVE_UP_ABOVE = 0.25
 """Share at which a sparse build that the probes misjudged is abandoned: it would need more memory than a dense one."""
 
@@ -32,6 +34,10 @@ class Matrix(Protocol):
     def transposed_product(self, vectors: Tensor) -> Tensor: ...
 
     def transposed_product_of_squares(self, vectors: Tensor) -> Tensor: ...
+
+    def gram(self, vector: Tensor, weights: Tensor) -> Tensor:
+        """Eᵀ diag(weights) E vector: (b, m, 1), (b, n, 1) -> (b, m, 1)."""
+        ...
 
 
 @attrs.frozen(eq=False)
@@ -69,6 +75,14 @@ class DenseMatrix:
                 )
         return out
 
+    def gram(self, vector: Tensor, weights: Tensor) -> Tensor:
+        out = torch.zeros_like(vector)
+        rows = max(1, BAND_BYTES // (self.entries.shape[2] * self.entries.itemsize))
+        for block, weight in zip(self.entries.split(rows, 1), weights.split(rows, 1), strict=True):
+            # The second product finds the band in the caches.
+            passes.accumulate(out, block.mT, multiply(block, vector).mul_(weight))
+        return out
+
 
 @attrs.frozen(eq=False)
 class SparseMatrix:
@@ -88,6 +102,9 @@ class SparseMatrix:
         squares = compressed(matrix.crow_indices(), matrix.col_indices(), matrix.values().square(), matrix.shape)
         return _sparse_product(squares, vectors)
 
+    def gram(self, vector: Tensor, weights: Tensor) -> Tensor:
+        return self.transposed_product(weights * self.product(vector))
+
 
 def multiply(matrix: Tensor, vectors: Tensor) -> Tensor:
     """(b, n, m) @ (b, m, k); a batch of one as a plain product, which is faster."""
@@ -105,14 +122,14 @@ def _sparse_product(matrix: Tensor, vectors: Tensor) -> Tensor:
 
 
 def build_dense(exponents: Exponents, tiles: Sequence[Tile], out: Tensor, dtype: torch.dtype) -> Stored:
-    """Fill `out` (b, n, m), whose dtype may be coarser than that of the blocks; sums in `dtype`. Tiles: whole rows."""
+    """Fill `out` (b, n, m), whose dtype may be coarser than that of the blocks; sums in `dtype`."""
     sums = _Sums(out.shape, exponents.like, dtype)
     if out.dtype == exponents.blocks.dtype:
         for tile in tiles:
-            sums.add(tile, exponents.entries(tile, out[tile.batch, tile.rows]))
+            sums.add(tile, exponents.entries(tile, out[tile.batch, tile.rows, tile.columns]))
     else:
         for tile, buffer in passes.walk(tiles, exponents.like):
-            out[tile.batch, tile.rows] = sums.add(tile, exponents.entries(tile, buffer))
+            out[tile.batch, tile.rows, tile.columns] = sums.add(tile, exponents.entries(tile, buffer))
     return Stored(DenseMatrix(out), sums.rows, sums.columns)
 
 
@@ -150,28 +167,28 @@ def build_sparse(
     """Keep the entries above `drop`, and their sums in `dtype`. None if there are too many. Tiles: whole rows."""
     n, m = exponents.shape
     values, columns, ends = [], [], [torch.zeros(1, dtype=torch.int64, device=exponents.like.device)]
+    sums = _Sums((1, n, m), exponents.like, dtype)
     kept, seen, threshold = 0, 0, math.log2(drop)
     for tile, buffer in passes.walk(tiles, exponents.like):
         block = exponents.fill(tile, buffer)[0]
         index = (block > threshold).flatten().nonzero()[:, 0]
-        values.append(block.flatten().index_select(0, index).exp2_())  # of these alone: exp2 is most of a dense build
-        columns.append((index % m).int())
+        found = block.flatten().index_select(0, index).exp2_()  # of these alone: exp2 is most of a dense build
         ends.append(kept + torch.searchsorted(index, m * torch.arange(1, len(block) + 1, device=index.device)))
         kept, seen = kept + len(index), seen + len(block)
+        sums.add_entries(tile, index // m, index.remainder_(m), found.to(dtype))
+        values.append(found.to(storage))
+        columns.append(index.int())
         if kept > GIVE_UP_ABOVE * m * max(seen, n // 8):  # not only at the end of the matrix
             return None
-    exact = compressed(torch.cat(ends).int(), torch.cat(columns), torch.cat(values).to(dtype), (n, m))
-    del values, columns
-    by_rows, rows = _summed(exact, storage)
-    by_columns, column_sums = _summed(transposed(exact), storage)
-    return Stored(SparseMatrix(by_rows, by_columns), rows, column_sums)
+    by_rows = compressed(torch.cat(ends).int(), _joined(columns), _joined(values), (n, m))
+    return Stored(SparseMatrix(by_rows, transposed(by_rows)), sums.rows, sums.columns)
 
 
-def _summed(matrix: Tensor, storage: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The matrix in `storage`, and its row sums (1, n) before it was rounded to that."""
-    sums = matrix @ torch.ones(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-    parts = matrix.crow_indices(), matrix.col_indices(), matrix.values().to(storage)
-    return compressed(*parts, matrix.shape), sums[None]
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts as one tensor, and no longer in memory twice."""
+    out = torch.cat(parts)
+    parts.clear()
+    return out
 
 
 def compressed(ends: Tensor, index: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
@@ -185,20 +202,26 @@ def transposed(matrix: Tensor) -> Tensor:
     """The transpose of a CSR matrix as a CSR matrix of its own."""
     n, m = matrix.shape
     columns, order = matrix.col_indices().sort(stable=True)
-    rows = torch.arange(n, dtype=torch.int32, device=matrix.device)
-    rows = rows.repeat_interleave(matrix.crow_indices().diff())
     ends = torch.searchsorted(columns, torch.arange(m + 1, dtype=torch.int32, device=matrix.device), out_int32=True)
-    return compressed(ends, rows.index_select(0, order), matrix.values().index_select(0, order), (m, n))
+    del columns
+    values = matrix.values().index_select(0, order)
+    rows = torch.arange(n, dtype=torch.int32, device=matrix.device).repeat_interleave(matrix.crow_indices().diff())
+    return compressed(ends, rows.index_select(0, order), values, (m, n))
 
 
 class _Sums:
-    """Row and column sums of blocks of whole rows."""
+    """Row and column sums of blocks."""
 
     def __init__(self, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> None:
         b, n, m = shape
-        self.rows, self.columns = like.new_empty(b, n, dtype=dtype), like.new_zeros(b, m, dtype=dtype)
+        self.rows, self.columns = like.new_zeros(b, n, dtype=dtype), like.new_zeros(b, m, dtype=dtype)
 
     def add(self, tile: Tile, block: Tensor) -> Tensor:
-        self.rows[tile.batch, tile.rows] = block.sum(-1).to(self.rows.dtype)
-        self.columns[tile.batch] += block.sum(-2)
+        self.rows[tile.batch, tile.rows] += block.sum(-1)
+        self.columns[tile.batch, tile.columns] += block.sum(-2)
         return block
+
+    def add_entries(self, tile: Tile, rows: Tensor, columns: Tensor, values: Tensor) -> None:
+        """The same of single entries of the first problem, at rows of the tile and columns of the matrix."""
+        self.rows[0, tile.rows].index_add_(0, rows, values)
+        self.columns[0].index_add_(0, columns, values)

@@ -29,15 +29,27 @@ class Tile:
 
 
 def tiles(
-    count: int, n: int, m: int, *, entries: int, pairs: Tensor | None = None, whole_rows: bool = False
+    count: int,
+    n: int,
+    m: int,
+    *,
+    entries: int,
+    pairs: Tensor | None = None,
+    whole_rows: bool = False,
+    band: int | None = None,
+    tall: int | None = None,
 ) -> list[Tile]:
-    """Cut `count` matrices of n × m into tiles of at most `entries` (one row, if rows are to be whole)."""
+    """Cut `count` matrices of n × m into tiles of at most `entries` (one row, if rows are to be whole).
+
+    Tiles of the same rows follow each other, and have at most `band` entries together (one row, at the least). Rows
+    may be cut into tiles of `tall` rows instead of `TILE_ROWS` or more.
+    """
     if n * m <= entries:
         problems, rows, columns = min(count, entries // (n * m)), n, m
     elif whole_rows:
         problems, rows, columns = 1, min(n, max(1, entries // m)), m
     else:
-        rows = min(n, max(TILE_ROWS, entries // m), entries)
+        rows = min(n, tall or max(TILE_ROWS, entries // m), entries, n if band is None else max(1, band // m))
         problems, columns = 1, min(m, max(1, entries // rows))
     cut = [
         (batch, row, column)

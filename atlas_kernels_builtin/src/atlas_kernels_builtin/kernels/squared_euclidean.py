@@ -11,6 +11,9 @@ from torch import Tensor
 
 from atlas_kernels_builtin.kernels.distances import squared_distances
 
+CHUNK = 2**18
+"""Coordinates whose moments are taken in one go."""
+
 
 @attrs.frozen
 class SquaredEuclidean:
@@ -84,10 +87,18 @@ def _mean_squared(x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> T
 
 
 def _moments(points: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (*batch, d) and total variance (*batch,) of weighted points."""
-    points = points.double()
+    """Mean (*batch, d) and total variance (*batch,) of weighted points, without a copy of all of them."""
+    n = points.shape[-2]
     if weights is None:
-        weights = torch.ones(points.shape[-2], dtype=points.dtype, device=points.device)
-    shares = (weights.detach().to(points) / weights.sum(-1, keepdim=True))[..., None]
-    mean = (shares * points).sum(-2)
-    return mean, (shares * (points - mean[..., None, :]).square()).sum((-1, -2))
+        shares = torch.full((n, 1), 1 / n, dtype=torch.float64, device=points.device)
+    else:
+        weights = weights.detach().double()
+        shares = (weights / weights.sum(-1, keepdim=True))[..., None]
+    step = max(1, CHUNK // (points.numel() // n))
+    pieces = [slice(start, start + step) for start in range(0, n, step)]
+    mean = sum((shares[..., rows, :].mT @ points[..., rows, :].double() for rows in pieces), torch.zeros(()))
+    spread = torch.zeros((), dtype=torch.float64, device=points.device)
+    for rows in pieces:
+        apart = torch.linalg.vector_norm(points[..., rows, :].double() - mean, dim=-1, keepdim=True)
+        spread = spread + (shares[..., rows, :] * apart.square()).sum((-1, -2))
+    return mean[..., 0, :], spread

@@ -182,9 +182,15 @@ def _exact_round(problem: Problem, pace: Pace, progress: Progress, ladder: Ladde
         return
     exact = (error < CLOSE).to(error.dtype)
     target = torch.where(exact > 0, SAFETY * pace.tolerance, max(FINE, SAFETY * pace.tolerance)).to(error.dtype)
-    at, _, broken = _improve(Local(plan, problem, exact), pace, progress, running, target)
-    del plan
+    local = Local(plan, problem, exact)
+    at, _, broken = _improve(local, pace, progress, running, target)
+    certain = running & (at.error + local.uncertainty(at, DROPPED * pace.tolerance) <= pace.tolerance)
+    del plan, local
     _absorb(problem, progress, at, running)
+    if pace.storage != problem.operator.dtype:
+        # Storage rounds too little of these sums to matter: a build around the new potentials would but repeat them.
+        _keep(progress, at.error, problem.a, at.columns, certain)
+        progress.reason = torch.where(certain, CONVERGED, progress.reason)
     if bool(broken.any()):
         _sweep_in_logarithms(problem, progress, broken)
 
@@ -194,17 +200,22 @@ def _judge(progress: Progress, plan: Around, error: Tensor, running: Tensor, pac
     better = running & (error < progress.best)
     # Far from the solution errors may grow for a while.
     progress.patience = torch.where(error < 0.98 * progress.best, 0, progress.patience + (running & (error < CLOSE)))
-    wide = better[..., None]
-    progress.best_f = torch.where(wide, progress.f, progress.best_f)
-    progress.best_g = torch.where(wide, progress.g, progress.best_g)
-    progress.rows = torch.where(wide, plan.rows, progress.rows)
-    progress.columns = torch.where(wide, plan.columns, progress.columns)
-    progress.best = torch.where(better, error, progress.best)
+    _keep(progress, error, plan.rows, plan.columns, better)
     now = torch.where(progress.patience >= PATIENCE, STALLED, RUNNING)
     now = torch.where(progress.spent >= pace.max_iterations, MAX_ITERATIONS, now)
     now = torch.where(error.isfinite(), now, NON_FINITE)
     now = torch.where(error <= pace.tolerance, CONVERGED, now)
     progress.reason = torch.where(running, now, progress.reason)
+
+
+def _keep(progress: Progress, error: Tensor, rows: Tensor, columns: Tensor, better: Tensor) -> None:
+    """The present potentials of the problems that are `better`, with the marginals of their plan."""
+    wide = better[..., None]
+    progress.best_f = torch.where(wide, progress.f, progress.best_f)
+    progress.best_g = torch.where(wide, progress.g, progress.best_g)
+    progress.rows = torch.where(wide, rows, progress.rows)
+    progress.columns = torch.where(wide, columns, progress.columns)
+    progress.best = torch.where(better, error, progress.best)
 
 
 def _improve(

@@ -16,7 +16,8 @@ FAR = 40.0
 NEAR = (-4.0, 10.0)
 """The same where sums are taken as differences to the exact ones: more than e⁻⁴ would cancel."""
 
-
+ROUNDINGS = 16
+"""Roundings of the storage that a sum of products is taken to gather."""
 COARSE = 3e-2
 """Marginal error to which a coarse ε is solved: it is only where the next one starts."""
 UNEVEN = 0.3
@@ -89,6 +90,16 @@ class Local:
             return error
         worst = torch.where(self.b > 0, (columns / self.b).log().abs(), 0.0).amax(-1)
         return torch.where(worst > UNEVEN, error.clamp(min=1.01 * COARSE), error)
+
+    def uncertainty(self, at: Scalings, dropped: float) -> Tensor:
+        """(*batch,): what the error may be off by, as a share of the mass; ∞ unless sums are differences to exact ones.
+
+        That is what storage and products round of P (v − 1) and Pᵀ (u − 1), and what entries left out of the plan, at
+        most `dropped` at u = v = 1, have grown to.
+        """
+        change = (self.a * (at.u - 1).abs() / at.u).sum(-1) + (at.columns * (at.v - 1).abs() / at.v).sum(-1)
+        rounded = ROUNDINGS * torch.finfo(self.plan.storage).eps * change / self.problem.mass
+        return torch.where(self.exact > 0, rounded + dropped * at.u.amax(-1) * at.v.amax(-1), torch.inf)
 
     def in_range(self, at: Scalings) -> Tensor:
         """(*batch,): whether u and v are still near enough to 1."""
