@@ -107,7 +107,7 @@ def test_dark_pixels_and_batches():
     b[2, 3, 4] = 1.0
     a, b = (images / images.sum((1, 2), keepdim=True) for images in (a, b))
     grid = Grid((12, 10), kernel=Gaussian(0.4))
-    solver = SinkhornGrid(kernel=grid, epsilon=0.02, tolerance=1e-9)
+    solver = SinkhornGrid(kernel=grid, epsilon=0.02, tolerance=1e-12)
     together = solver.solve_images(a, b)
     assert together.status == ("converged",) * 3
     for i in range(3):

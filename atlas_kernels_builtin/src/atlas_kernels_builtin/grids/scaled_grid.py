@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -85,6 +85,22 @@ class ScaledSeparable:
             out = stage.apply_transposed(out.reshape(*lead, -1, stage.weights[0].shape[-2]))
         return columns_last(out.reshape(*lead, -1), single).to(u.dtype)
 
+    def gram(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """v -> Eᵀ diag(weights) E v of these entries E, weights (*batch, N): for many v (*batch, M), as in a solver."""
+        stages, shape = self.contraction.stages, self.contraction.top.shape
+        middle = self._scale.square().mul_(weights.to(self.storage).reshape(shape))
+
+        def apply(v: Tensor) -> Tensor:
+            lead, out = v.shape[:-1], v.to(self.storage)
+            for stage in stages:
+                out = stage.apply(out.reshape(*lead, *stage.weights[0].shape[-2:]))
+            out = out * middle
+            for stage in reversed(stages):
+                out = stage.apply_transposed(out.reshape(*lead, -1, stage.weights[0].shape[-2]))
+            return out.reshape(v.shape).to(v.dtype)
+
+        return apply
+
     def sums(self) -> tuple[Tensor, Tensor]:
         """Row and column sums, (*batch, N) and (*batch, M), in the precision of `dtype` whatever the storage."""
         if self.storage != self.dtype:
@@ -150,11 +166,15 @@ class Stage:
 
     def apply(self, x: Tensor, *, cost: Tensor | None = None) -> Tensor:
         """(…, l, m) -> (…, n, l); entries times `cost` (n, m), where one is given."""
+        if len(self.blocks) == 1 and cost is None:
+            return self.blocks[0].contract(self.weights[0] * x)
         blocks = self.blocks if cost is None else [block.times(cost) for block in self.blocks]
         return _join([block.contract(weight * x) for block, weight in zip(blocks, self.weights, strict=True)])
 
     def apply_transposed(self, y: Tensor) -> Tensor:
         """(…, n, l) -> (…, l, m)."""
+        if len(self.blocks) == 1:
+            return (y.mT @ self.blocks[0].tile).mul_(self.weights[0])
         pairs = zip(self.blocks, self.weights, strict=True)
         return functools.reduce(
             torch.add, ((y[..., block.rows, :].mT @ block.tile) * weight for block, weight in pairs)

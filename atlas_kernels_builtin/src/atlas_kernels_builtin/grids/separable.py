@@ -47,12 +47,12 @@ class SeparableOperator:
         """K_k itself, in the dtype of the operator."""
         return tuple(axis.log.exp().to(self.dtype) for axis in self.axes)
 
-    @property
+    @functools.cached_property
     def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of the two grids."""
         return tuple(log.shape[0] for log in self.logs), tuple(log.shape[1] for log in self.logs)
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, int]:
         return math.prod(self.sides[0]), math.prod(self.sides[1])
 

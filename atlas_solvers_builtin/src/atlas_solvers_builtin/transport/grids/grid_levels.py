@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Callable
 
 import attrs
 import torch
@@ -16,7 +16,7 @@ SMALLEST_AXIS = 4
 
 @attrs.frozen(eq=False, slots=False)
 class Level:
-    """One resolution of a problem with weights a (N,) and b (M,), of equal mass."""
+    """One resolution of problems with weights a (*batch, N) and b (*batch, M), of equal mass."""
 
     logs: tuple[Tensor, ...]
     """log k of each axis, as of `SeparableOperator`."""
@@ -30,6 +30,24 @@ class Level:
         return self.b.shape[-1]
 
     @functools.cached_property
+    def log_a(self) -> Tensor:
+        return self.a.log()
+
+    @functools.cached_property
+    def log_b(self) -> Tensor:
+        return self.b.log()
+
+    @functools.cached_property
+    def dark(self) -> bool:
+        """Whether there is a point without weight b, where a Sinkhorn step cannot be told from the column sums."""
+        return not bool((self.b > 0).all())
+
+    @functools.cached_property
+    def mass(self) -> Tensor:
+        """(*batch,)."""
+        return self.b.sum(-1)
+
+    @functools.cached_property
     def step(self) -> float:
         """The cost of one step of the grid along the axis where it is dearest, against that of staying."""
         steps = [(log.diagonal()[:-1] - log.diagonal(1)).abs().max() for log in self.logs if min(log.shape) > 1]
@@ -37,31 +55,24 @@ class Level:
 
     @property
     def mean_cost(self) -> float:
-        return float(self.operator(1.0).mean_cost(self.a, self.b))
+        """Of the problem of the batch whose costs are largest."""
+        return float(self.operator(1.0).mean_cost(self.a, self.b).max())
 
     @property
     def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return tuple(log.shape[0] for log in self.logs), tuple(log.shape[1] for log in self.logs)
 
     def operator(self, epsilon: float) -> SeparableOperator:
-        return SeparableOperator(self.logs, epsilon, self.a.dtype)
+        return SeparableOperator(self.logs, epsilon, self.a.dtype, tuple(self.a.shape[:-1]))
 
     def coarser(self) -> Level:
         """Pairs of neighbours put together: their masses added, their costs averaged."""
-        pools = [[_pooling(size, self.a) for size in side] for side in self.sides]
-        means = [[pool / pool.sum(0) for pool in side] for side in pools]
-        logs = tuple(
-            rows.double().mT @ log @ columns.double()
-            for rows, log, columns in zip(means[0], self.logs, means[1], strict=True)
-        )
-        a, b = (
-            apply_axes([pool.mT for pool in side], mass) for side, mass in zip(pools, (self.a, self.b), strict=True)
-        )
-        places = [
-            tuple(mean.double().mT @ place for mean, place in zip(side, old, strict=True))
-            for side, old in zip(means, self.places, strict=True)
+        masses = [
+            _pooled(mass, side).flatten(-len(side)) for mass, side in zip((self.a, self.b), self.sides, strict=True)
         ]
-        return Level(logs, a, b, (places[0], places[1]))
+        logs = tuple(_averaged(_averaged(log, -2), -1) for log in self.logs)
+        places = [tuple(_averaged(place, -1) for place in side) for side in self.places]
+        return Level(logs, masses[0], masses[1], (places[0], places[1]))
 
     def prolongation(self, coarse: Level, *, extrapolate: bool) -> list[Tensor]:
         """One matrix an axis, (fine, coarse), that interpolates g of `coarse` linearly at the points of this level."""
@@ -72,7 +83,10 @@ class Level:
 
 
 def levels_of(operator: SeparableOperator, a: Tensor, b: Tensor, *, smallest: int) -> list[Level]:
-    """All levels of one problem, from the coarsest, of at most `smallest` points where axes allow, to the problem."""
+    """All levels of problems of one size, from the coarsest, of at most `smallest` points where axes allow.
+
+    The last one is that of the problems themselves, with weights (*batch, N) and (*batch, M).
+    """
     places = tuple(
         tuple(torch.arange(size, dtype=torch.float64, device=a.device) for size in side) for side in operator.sides
     )
@@ -83,17 +97,34 @@ def levels_of(operator: SeparableOperator, a: Tensor, b: Tensor, *, smallest: in
 
 
 def apply_axes(matrices: list[Tensor], values: Tensor) -> Tensor:
-    """(M₁ ⊗ M₂ ⊗ …) values: (m₁ m₂ …,) -> (n₁ n₂ …,)."""
+    """(M₁ ⊗ M₂ ⊗ …) values: (*batch, m₁ m₂ …) -> (*batch, n₁ n₂ …)."""
+    lead = values.shape[:-1]
     for matrix in reversed(matrices):
-        values = matrix @ values.reshape(-1, matrix.shape[-1]).mT
-    return values.reshape(-1)
+        values = matrix @ values.reshape(*lead, -1, matrix.shape[-1]).mT
+    return values.reshape(*lead, -1)
 
 
-def _pooling(size: int, like: Tensor) -> Tensor:
-    """(size, half of it): 1 where a point belongs to a pair; the last one of an odd number stays alone."""
-    half = size if size <= SMALLEST_AXIS else math.ceil(size / 2)
-    owner = torch.arange(size, device=like.device) // (1 if half == size else 2)
-    return torch.nn.functional.one_hot(owner, half).to(like)
+def _pooled(mass: Tensor, side: tuple[int, ...]) -> Tensor:
+    """Sums of pairs of neighbours along each axis: (*batch, N) -> (*batch, *half)."""
+    image = mass.unflatten(-1, side)
+    for dim in range(-len(side), 0):
+        if image.shape[dim] > SMALLEST_AXIS:
+            image = _paired(image, dim, torch.zeros_like).sum(dim)
+    return image
+
+
+def _averaged(values: Tensor, dim: int) -> Tensor:
+    """Means of pairs of neighbours along an axis; the last one of an odd number stays alone."""
+    if values.shape[dim] <= SMALLEST_AXIS:
+        return values
+    return _paired(values, dim, torch.clone).mean(dim)
+
+
+def _paired(values: Tensor, dim: int, filling: Callable[[Tensor], Tensor]) -> Tensor:
+    """(…, n, …) -> (…, ⌈n/2⌉, 2, …), an odd number filled up with what `filling` makes of the last; dim < 0."""
+    if values.shape[dim] % 2:
+        values = torch.cat([values, filling(values.narrow(dim, -1, 1))], dim)
+    return values.unflatten(dim, (-1, 2))
 
 
 def _interpolation(fine: Tensor, nodes: Tensor, extrapolate: bool) -> Tensor:

@@ -1,7 +1,9 @@
-"""Newton's method on the semi-dual of a problem on a grid, with a coarser grid as preconditioner."""
+"""Newton's method on the semi-dual of problems on a grid, with a coarser grid as preconditioner."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import attrs
@@ -10,16 +12,14 @@ from atlas_kernels_builtin.grids.scaled_grid import ScaledSeparable
 from atlas_kernels_builtin.grids.separable import SeparableOperator
 from torch import Tensor
 
+from atlas_solvers_builtin.transport.grids.grid_dense import LONGEST_STEP, MOST_STEPS, DenseState
 from atlas_solvers_builtin.transport.grids.grid_levels import Level, apply_axes
 
 Precondition = Callable[[Tensor], Tensor]
-LONGEST_STEP = 4.0
-"""Most that a step may change g / ε: beyond, the quadratic model says nothing."""
-MOST_STEPS = 40
 MOST_INNER = 200
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class State:
     """Potentials on one level whose plan has exact rows, columns not yet.
 
@@ -32,32 +32,34 @@ class State:
     g: Tensor
     conditional: ScaledSeparable
     columns: Tensor
+    """c, (*batch, M)."""
 
     @property
     def epsilon(self) -> float | Tensor:
         return self.conditional.epsilon
 
-    @property
+    @functools.cached_property
     def residual(self) -> Tensor:
         return self.level.b - self.columns
 
-    @property
-    def error(self) -> float:
-        """L1 error of the columns, as a share of the mass."""
-        return float(self.residual.abs().sum() / self.level.b.sum())
+    @functools.cached_property
+    def errors(self) -> Tensor:
+        """(*batch,): L1 errors of the columns, as a share of the mass."""
+        return self.residual.abs().sum(-1) / self.level.mass
+
+    @functools.cached_property
+    def _gram(self) -> Callable[[Tensor], Tensor]:
+        return self.conditional.gram(self.level.a)
 
     def hessian(self, z: Tensor) -> Tensor:
         """S z."""
-        return self.columns * z - self.conditional.rmatvec(self.level.a * self.conditional.matvec(z))
-
-    def dense_hessian(self) -> Tensor:
-        """S itself, in float32: it serves to precondition."""
-        rows = self.conditional.dense().float()
-        return self.columns.float().diag() - rows.mT @ (rows * self.level.a.float()[:, None])
+        return self.columns * z - self._gram(z)
 
     def next_g(self) -> Tensor:
         """The c-transform of f: a Sinkhorn step, which also gives g where b is 0."""
-        return -self.epsilon * self.conditional.base.log_rmatvec(self.level.a.log() + self.f / self.epsilon)
+        if self.level.dark:
+            return -self.epsilon * self.conditional.base.log_rmatvec(self.level.log_a + self.f / self.epsilon)
+        return self.g + self.epsilon * (self.level.log_b - self.columns.log())
 
 
 @attrs.frozen(eq=False)
@@ -66,14 +68,14 @@ class Solved:
 
     state: State
     history: list[float]
-    """The error before the first step and after each."""
+    """The largest error before the first step and after each."""
     products: int
     """With K and Kᵀ."""
 
 
 def state_of(level: Level, operator: SeparableOperator, g: Tensor) -> State:
     """Return f as the c-transform of g, with the plan of both: two products."""
-    log_sums, conditional = operator.row_normalised(level.b.log() + g / operator.epsilon)
+    log_sums, conditional = operator.row_normalised(level.log_b + g / operator.epsilon)
     return State(level, -operator.epsilon * log_sums, g, conditional, conditional.rmatvec(level.a))
 
 
@@ -85,94 +87,85 @@ def newton(
     precondition: Callable[[State], Precondition],
 ) -> Solved:
     """Return the state whose columns are right to `tolerance`, or the best within 40 steps."""
-    state = best = state_of(level, operator, g)
-    history, products = [state.error], 2
-    while history[-1] > tolerance and len(history) <= MOST_STEPS:
-        error = history[-1]
+    state = state_of(level, operator, g)
+    best, least, going = g, state.errors, state.errors > tolerance
+    history, products = [float(least.max())], 2
+    while bool(going.any()) and len(history) <= MOST_STEPS:
         # Each inner solve is as exact as the model is: quadratic convergence at the least cost (Dembo et al. 1982).
-        target = max(0.3 * tolerance, min(0.1, error) * error) * float(level.b.sum())
-        z, inner = _conjugate_gradients(state.hessian, state.residual, precondition(state), target)
-        z = z * (LONGEST_STEP / z.abs().max().clamp(min=LONGEST_STEP))
+        share = (state.errors.clamp(max=0.1) * state.errors).clamp(min=0.3 * tolerance)
+        z, inner = _conjugate_gradients(state.hessian, state.residual, precondition(state), share * level.mass, going)
+        z = z * (LONGEST_STEP / z.abs().amax(-1, keepdim=True).clamp(min=LONGEST_STEP))
         state = state_of(level, operator, state.g + operator.epsilon * z)
-        history.append(state.error)
+        history.append(float(state.errors.max()))
         products += 2 + 2 * inner
-        if history[-1] < min(history[:-1]):
-            best = state
-        elif not history[-1] < 10 * min(history):  # also NaN: what is left is for plain iterations
-            break
-    return Solved(best, history, products)
+        better = state.errors < least
+        best = torch.where(better[..., None], state.g, best)
+        # Where errors grow tenfold, or are NaN, what is left is for plain iterations.
+        going = going & (state.errors < 10 * least) & (state.errors > tolerance)
+        least = torch.where(better, state.errors, least)
+    if bool((state.errors > least).any()) or not history[-1] < math.inf:
+        state = state_of(level, operator, best)
+    return Solved(state, history, products)
 
 
 def _conjugate_gradients(
-    hessian: Callable[[Tensor], Tensor], right: Tensor, precondition: Precondition, target: float
+    hessian: Callable[[Tensor], Tensor], right: Tensor, precondition: Precondition, target: Tensor, going: Tensor
 ) -> tuple[Tensor, int]:
-    """Solve hessian z = right until the residual's L1 norm is below `target`; also return the iterations."""
+    """Solve hessian z = right until the residual's L1 norm is below `target` (*batch,), for problems that are `going`.
+
+    Also return the iterations of the slowest. A problem that has arrived stands still.
+    """
     z, residual = torch.zeros_like(right), right
     direction = weighted = precondition(residual)
-    product = residual @ weighted
+    product = _inner(residual, weighted)
     for done in range(1, MOST_INNER + 1):  # noqa: B007 - counts
         image = hessian(direction)
-        curvature = direction @ image
-        if not float(curvature) > 0:  # rounding: the direction is all but constant
-            break
-        size = product / curvature
-        z, residual = z + size * direction, residual - size * image
-        if float(residual.abs().sum()) < target:
+        curvature = _inner(direction, image)
+        going = going & (curvature > 0)  # else rounding: the direction is all but constant
+        size = torch.where(going, product / curvature, 0.0)[..., None]
+        z, residual = torch.addcmul(z, size, direction), torch.addcmul(residual, size, image, value=-1)
+        going = going & (residual.abs().sum(-1) > target)
+        if not bool(going.any()):
             break
         weighted = precondition(residual)
-        product, before = residual @ weighted, product
-        direction = weighted + (product / before) * direction
+        product, before = _inner(residual, weighted), product
+        direction = torch.addcmul(weighted, torch.where(going, product / before, 0.0)[..., None], direction)
     return z, done
 
 
-def diagonal(state: State) -> Precondition:
-    """1 / c, where there is mass."""
-    inverse = torch.where(state.columns > 0, state.columns.reciprocal(), 0.0)
-    return lambda residual: inverse * residual
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    return x @ y if x.ndim == 1 else (x * y).sum(-1)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class CoarseInverse:
-    """S⁻¹ of a coarse level, as a matrix: what plain iterations and conjugate gradients are slow at is smooth.
+    """What plain iterations and conjugate gradients are slow at is smooth: it is solved for on a coarse level.
 
-    The sum of it, interpolated, and of 1 / c has a condition number that depends neither on ε nor on the resolution,
-    as long as the coarse grid sees lengths of about √ε (an additive two-level Schwarz method).
+    There S⁻¹ − diag(1 / c) is a smooth matrix. Interpolated, and 1 / c of the finer level added, it is an inverse with
+    a condition number that depends neither on ε nor on the resolution, as long as the coarse grid sees lengths of
+    about √ε (an additive two-level Schwarz method; what both levels would add is counted once).
     """
 
-    level: Level
-    inverse: Tensor
-    """(N, N), float32."""
+    state: DenseState
 
-    @classmethod
-    def of(cls, state: State) -> CoarseInverse:
-        columns = state.columns.float()
-        root = torch.where(columns > 0, columns.rsqrt(), 0.0)
-        scaled = root[:, None] * state.dense_hessian() * root
-        # Constants are in the kernel of S: their direction is filled in, and cells without mass are left alone.
-        constant = (columns / columns.sum()).sqrt()
-        filled = scaled + constant[:, None] * constant + 1e-5 * torch.eye(len(columns), device=columns.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(filled))
-        return cls(state.level, root[:, None] * inverse * root)
+    @functools.cached_property
+    def smooth(self) -> Tensor:
+        """(*batch, N, N), float32."""
+        return self.state.smooth_inverse()
 
     def at(self, level: Level) -> Callable[[State], Precondition]:
-        """The preconditioner for a finer level, or for its own."""
-        if level is self.level:
-            return lambda state: lambda residual: (self.inverse @ residual.float()).to(residual.dtype)
-        down = [matrix.float() for matrix in level.prolongation(self.level, extrapolate=False)]
+        """The preconditioner for a finer level."""
+        smooth = self.smooth
+        down = [matrix.float() for matrix in level.prolongation(self.state.level, extrapolate=False)]
         up = [matrix.mT for matrix in down]
 
         def for_state(state: State) -> Precondition:
-            smooth = diagonal(state)
+            inverse = torch.where(state.columns > 0, state.columns.reciprocal(), 0.0)
 
             def apply(residual: Tensor) -> Tensor:
-                coarse = self.inverse @ apply_axes(up, residual.float())
-                return smooth(residual) + apply_axes(down, coarse).to(residual.dtype)
+                coarse = (smooth @ apply_axes(up, residual.float())[..., None])[..., 0]
+                return torch.addcmul(apply_axes(down, coarse).to(residual), inverse, residual)
 
             return apply
 
         return for_state
-
-
-def direct(state: State) -> Precondition:
-    """S⁻¹ itself, for a level of a few points."""
-    return CoarseInverse.of(state).at(state.level)(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,22 +14,27 @@ from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.grids.grid_dense import dense_ladder, log_kernel_of, solve_dense
 from atlas_solvers_builtin.transport.grids.grid_levels import Level, apply_axes, levels_of
-from atlas_solvers_builtin.transport.grids.grid_newton import CoarseInverse, Precondition, Solved, State, direct, newton
+from atlas_solvers_builtin.transport.grids.grid_newton import CoarseInverse, Precondition, Solved, State, newton
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of
 from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, problem_of
 from atlas_solvers_builtin.transport.settings import default_epsilon, epsilon_field, kernel_field, tolerance_field
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 
 COARSEST = 64
-"""Points of the coarsest level, whose Newton steps are solved directly."""
+"""Points of the coarsest level, where the ladder of ε starts."""
+DIRECT = 256
+"""Points of a level whose Newton steps are solved directly."""
+SIDE_BY_SIDE = 2**16
+"""Points of the problems of a batch that are solved at once: their vectors stay in the cache."""
 DENSE = 1024
 """Points of a level whose matrix may be inverted to precondition finer ones."""
-SMOOTHING = 2
+SMOOTHING = 1
 """Sinkhorn steps after an interpolation: what it got wrong is rough, and gone after a step or two."""
-COARSE_TOLERANCE = 1e-3
+COARSE_TOLERANCE = 1e-2
 """On coarse levels: halving the cells alone changes the plan by more."""
-ROUGH = 1e-2
+ROUGH = 5e-2
 """Before ε falls on."""
 
 
@@ -138,49 +142,80 @@ class SinkhornGrid:
 
     @torch.no_grad()
     def _coarse_to_fine(self, problem: Problem) -> Outcome:
-        """One problem of the batch after the other; products and steps are those on the finest level."""
-        shape, operator = problem.a.shape, problem.operator
+        """Problems of one ε side by side; products and steps are those on the finest level, of the slowest."""
+        operator = problem.operator
         assert isinstance(operator, SeparableOperator)
-        rows = [side.double().reshape(-1, side.shape[-1]) for side in (problem.a, problem.b)]
+        points = problem.a.shape[-1]
+        weights = problem.a.double().reshape(-1, points), problem.b.double().reshape(-1, problem.b.shape[-1])
         epsilons = problem.epsilon.expand(operator.batch_shape).reshape(-1).tolist()
-        solved = [
-            coarse_to_fine(levels_of(operator, left, right, smallest=COARSEST), epsilon, self.tolerance)
-            for left, right, epsilon in zip(*rows, epsilons, strict=True)
-        ]
-        f, g = (torch.stack([getattr(each.state, name) for each in solved]).reshape(shape) for name in ("f", "g"))
-        f, g = f.to(problem.a), g.to(problem.b)
+        solved: dict[int, tuple[Solved, int]] = {}
+        for group in _groups(epsilons, max(1, SIDE_BY_SIDE // points)):
+            # A single problem has no batch dimension: the small products of an axis are faster without.
+            rows = group if len(group) > 1 else group[0]
+            levels = levels_of(operator, weights[0][rows], weights[1][rows], smallest=COARSEST)
+            found = coarse_to_fine(levels, epsilons[group[0]], self.tolerance)
+            solved |= {row: (found, place) for place, row in enumerate(group)}
+        return self._outcome(problem, operator, [solved[row] for row in range(len(epsilons))])
+
+    def _outcome(self, problem: Problem, operator: SeparableOperator, solved: list[tuple[Solved, int]]) -> Outcome:
+        def collect(part: Callable[[State], Tensor], like: Tensor) -> Tensor:
+            rows = [torch.atleast_2d(part(found.state))[place] for found, place in solved]
+            return torch.stack(rows).reshape(like.shape)
+
+        f, g = collect(lambda s: s.f, problem.a).to(problem.a), collect(lambda s: s.g, problem.b).to(problem.b)
         if operator.dtype == torch.float64:
-            sums = torch.stack([each.state.conditional.sums()[0] for each in solved]).reshape(shape)
-            marginals = problem.a * sums, torch.stack([each.state.columns for each in solved]).reshape(shape)
+            rows = collect(lambda s: s.level.a * s.conditional.sums()[0], problem.a)
+            marginals = rows, collect(lambda s: s.columns, problem.b)
         else:  # of the potentials as they are after rounding
             left, right = problem.left(f), problem.right(g)
             marginals = (left + operator.log_matvec(right)).exp(), (right + operator.log_rmatvec(left)).exp()
-        reasons = ["converged" if each.state.error <= self.tolerance else "stalled" for each in solved]
-        longest = max((each.history for each in solved), key=len)
-        products = max(each.products for each in solved)
-        return Outcome(f, g, marginals, tuple(reasons), longest, len(longest) - 1, products)
+        errors = [float(found.state.errors.reshape(-1)[place]) for found, place in solved]
+        reasons = tuple("converged" if error <= self.tolerance else "stalled" for error in errors)
+        longest = max((found for found, _ in solved), key=lambda found: len(found.history))
+        products = max(found.products for found, _ in solved)
+        return Outcome(f, g, marginals, reasons, longest.history, len(longest.history) - 1, products)
+
+
+def _groups(epsilons: list[float], most: int) -> list[list[int]]:
+    """Problems of the same ε, at most so many at once."""
+    same: dict[float, list[int]] = {}
+    for row, epsilon in enumerate(epsilons):
+        same.setdefault(epsilon, []).append(row)
+    return [rows[i : i + most] for rows in same.values() for i in range(0, len(rows), most)]
 
 
 def coarse_to_fine(levels: list[Level], epsilon: float, tolerance: float) -> Solved:
-    """Solve each level from the one before, the last one down to `epsilon`; return what the last solve took."""
-    first = levels[0]
-    solved = descend(first, torch.zeros_like(first.b), first.mean_cost / 2, _least(first, epsilon), direct)
-    inverse = CoarseInverse.of(solved.state)
-    for coarse, level in itertools.pairwise(levels):
-        carried = _least(level, epsilon)
-        operator = level.operator(carried)
-        g = apply_axes(level.prolongation(coarse, extrapolate=True), solved.state.next_g())
-        for _ in range(SMOOTHING):
-            log_sums = operator.log_matvec(level.b.log() + g / carried)
-            g = -carried * operator.log_rmatvec(level.a.log() - log_sums)
-        if level is levels[-1] and carried == epsilon:
-            return newton(level, operator, g, tolerance, inverse.at(level))
-        solved = newton(level, operator, g, COARSE_TOLERANCE, inverse.at(level))
+    """Solve each level from the one before, the last one down to `epsilon`; return what the last solve took.
+
+    Once a level has carried `epsilon` itself, the next one is left out: what interpolation gets wrong is then rough.
+    """
+    coarse, last, at = levels[0], levels[-1], 0
+    dense = dense_ladder(coarse, _ladder(coarse.mean_cost / 2, _least(coarse, epsilon)), COARSE_TOLERANCE, ROUGH)
+    inverse, g = CoarseInverse(dense), dense.next_g()
+    while at < len(levels) - 1:
+        at = min(at + (2 if _least(coarse, epsilon) == epsilon else 1), len(levels) - 1)
+        level, carried = levels[at], _least(levels[at], epsilon)
+        g = apply_axes(level.prolongation(coarse, extrapolate=True), g)
+        if level is last and carried == epsilon:
+            return newton(level, level.operator(epsilon), smoothed(level, epsilon, g), tolerance, inverse.at(level))
+        if level.points > DIRECT:
+            g = newton(
+                level, level.operator(carried), smoothed(level, carried, g), COARSE_TOLERANCE, inverse.at(level)
+            ).state.next_g()
         if level.points <= DENSE and carried < 2 * level.step:
-            inverse = CoarseInverse.of(solved.state)
-    last, state = levels[-1], solved.state
-    start = float(state.conditional.base.epsilon)
-    return descend(last, state.next_g(), start, epsilon, inverse.at(last), tolerance=tolerance)
+            dense = solve_dense(level, log_kernel_of(level), carried, g, COARSE_TOLERANCE)
+            inverse, g = CoarseInverse(dense), dense.next_g()
+        coarse = level
+    return descend(last, g, _least(last, epsilon), epsilon, inverse.at(last), tolerance)
+
+
+def smoothed(level: Level, epsilon: float, g: Tensor) -> Tensor:
+    """Sinkhorn steps after an interpolation: what it got wrong is rough, and gone after one or two."""
+    operator = level.operator(epsilon)
+    for _ in range(SMOOTHING):
+        log_sums = operator.log_matvec(level.log_b + g / epsilon)
+        g = -epsilon * operator.log_rmatvec(level.log_a - log_sums)
+    return g
 
 
 def descend(
@@ -189,15 +224,21 @@ def descend(
     start: float,
     epsilon: float,
     precondition: Callable[[State], Precondition],
-    *,
-    tolerance: float = COARSE_TOLERANCE,
+    tolerance: float,
 ) -> Solved:
-    """Solve a level for one ε after another, each a quarter of the one before, to `tolerance` at the last."""
-    current = max(start, epsilon)
-    while current > epsilon:
+    """Solve a level for one ε after another, to `tolerance` at the last."""
+    for current in _ladder(start, epsilon)[:-1]:
         g = newton(level, level.operator(current), g, ROUGH, precondition).state.next_g()
-        current = max(epsilon, current / 4)
     return newton(level, level.operator(epsilon), g, tolerance, precondition)
+
+
+def _ladder(start: float, epsilon: float) -> list[float]:
+    """From `start` to `epsilon`, each a quarter of the one before; `epsilon` alone if it is above."""
+    rungs = []
+    while start > epsilon:
+        rungs.append(start)
+        start /= 4
+    return [*rungs, epsilon]
 
 
 def _least(level: Level, epsilon: float) -> float:
