@@ -24,7 +24,7 @@ from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.sampling import drain, sample_steps, sampling_times
 
 SHAPE, BATCH = (1, 28, 28), 16
-SAMPLERS = ("euler", "heun", "dpmpp-2m", "ddpm-ancestral")
+SAMPLERS = ("euler", "heun", "dpmpp-2m", "ddpm-ancestral", "sa-solver")
 GRID = "logistic-log-snr"
 
 
@@ -46,6 +46,9 @@ class Drawn:
         self.noise = torch.randn(BATCH, *SHAPE)
 
     def normal(self, purpose: str, step: int, like: Tensor) -> Tensor:
+        return self.noise
+
+    def brownian(self, purpose: str, u0: float, u1: float, like: Tensor) -> Tensor:
         return self.noise
 
 
@@ -121,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [with_an_identity(sampler, options.pairs, 100) for sampler in SAMPLERS]
-    rows.append(with_an_identity("ddpm-ancestral", options.pairs, 100, Drawn()))
+    rows += [with_an_identity(sampler, options.pairs, 100, Drawn()) for sampler in ("ddpm-ancestral", "sa-solver")]
     rows += [against_forward_passes(sampler, options.pairs, options.steps) for sampler in ("euler", "dpmpp-2m")]
     report("sampling_overhead", rows, threads=options.threads, as_json=options.json)
 

@@ -13,14 +13,27 @@ from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
 from atlas_solvers_builtin.processes.vp_linear import VPLinear
 from atlas_solvers_builtin.samplers.ddpm_ancestral import DDPMAncestral
 from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
+from atlas_solvers_builtin.samplers.dpmpp_2m_sde import DPMpp2MSDE
+from atlas_solvers_builtin.samplers.dpmpp_sde import DPMppSDE
+from atlas_solvers_builtin.samplers.edm_stochastic import EDMStochastic
 from atlas_solvers_builtin.samplers.euler import Euler
+from atlas_solvers_builtin.samplers.euler_ancestral import EulerAncestral
 from atlas_solvers_builtin.samplers.heun import Heun
+from atlas_solvers_builtin.samplers.sa_solver import SASolver
 
 from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.sampling import drain
 
 F64 = torch.float64
-SAMPLERS = {"euler": Euler(), "heun": Heun(), "dpmpp-2m": DPMpp2M(), "ddpm-ancestral": DDPMAncestral()}
+STOCHASTIC = {
+    "ddpm-ancestral": DDPMAncestral(),
+    "euler-ancestral": EulerAncestral(),
+    "dpmpp-sde": DPMppSDE(),
+    "dpmpp-2m-sde": DPMpp2MSDE(),
+    "sa-solver": SASolver(),
+    "edm-stochastic": EDMStochastic(),
+}
+SAMPLERS = {"euler": Euler(), "heun": Heun(), "dpmpp-2m": DPMpp2M(), **STOCHASTIC}
 ALL = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
 
@@ -161,7 +174,7 @@ def test_the_dtype_of_the_start_is_kept(sampler, exact_denoiser, mixture):
 
 
 def test_a_stochastic_sampler_asks_for_noise(exact_denoiser, mixture):
-    assert [name for name, sampler in SAMPLERS.items() if sampler.stochastic] == ["ddpm-ancestral"]
+    assert [name for name, sampler in SAMPLERS.items() if sampler.stochastic] == list(STOCHASTIC)
     x, _ = start(EDM())
     with pytest.raises(ValueError, match="noise"):
         next(DDPMAncestral().steps(exact_denoiser(EDM(), mixture), x, Karras().times(EDM(), 3)))
