@@ -12,10 +12,12 @@ import ot
 import pytest
 import torch
 from atlas_kernels_builtin.grids.grid import Grid
+from atlas_kernels_builtin.kernels.energy import Energy
 from atlas_kernels_builtin.kernels.laplacian import Laplacian
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
 from atlas_solvers_builtin.transport.barycenters.barycenter import Barycenter
 from scipy.optimize import brentq
+from scipy.special import logsumexp
 
 import atlas_core
 from atlas_core.contracts import Coupling, Solver
@@ -111,6 +113,88 @@ def test_is_the_barycenter_of_pot(kernel):
     torch.testing.assert_close(plan.cost, (plans * cost).sum((1, 2)))
 
 
+def slope_by_weights(a, b, cost, epsilon):
+    """d/da of min ⟨P, C⟩ + ε Σ P (ln P − 1) over plans between a and b, by Sinkhorn's iteration on the dense matrix."""
+    f, g = np.zeros(len(a)), np.zeros(len(b))
+    for _ in range(20_000):
+        before = f
+        f = epsilon * (np.log(a) - logsumexp((g - cost) / epsilon, axis=1))
+        g = epsilon * (np.log(b) - logsumexp((f[:, None] - cost) / epsilon, axis=0))
+        if np.abs(f - before).max() < 1e-14:
+            break
+    return f
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_no_other_weights_are_nearer(debiased):
+    """The optimality condition of a convex problem, from a dense reference: the objective's slope is level where there
+    is mass, and no lower where there is none."""
+    rng, epsilon = np.random.default_rng(0), 0.7
+    support, y = (torch.tensor(rng.normal(size=shape)) for shape in ((8, 2), (3, 7, 2)))
+    b = torch.softmax(torch.tensor(rng.normal(size=(3, 7))), -1)
+    shares = (0.5, 0.3, 0.2)
+    accuracy = 1e-6 if debiased else 1e-9
+    solver = Barycenter(kernel=SQUARED, epsilon=epsilon, shares=shares, debiased=debiased, tolerance=accuracy)
+    plan = solver.solve(support, y, b=b)
+    assert plan.converged
+    weights = np.maximum(plan.weights.numpy(), 1e-200)
+    slope = sum(
+        share * slope_by_weights(weights, each.numpy(), -SQUARED.log_kernel(support, cloud).numpy(), epsilon)
+        for share, cloud, each in zip(shares, y, b, strict=True)
+    )
+    if debiased:
+        own = slope_by_weights(weights, weights, -SQUARED.log_kernel(support, support).numpy(), epsilon)
+        slope = slope - own  # of OT(a, a) / 2, in both of its arguments
+    excess = slope - weights @ slope
+    heavy = weights > 1e-4
+    assert heavy.sum() == (7 if debiased else 8)  # the debiased one leaves a point empty
+    assert np.abs(excess[heavy]).max() < (1e-4 if debiased else 1e-7)
+    assert (excess[~heavy] > 0.01).all()
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_points_of_weight_zero_count_for_nothing(debiased):
+    rng = np.random.default_rng(1)
+    support, y = (torch.tensor(rng.normal(size=shape)) for shape in ((8, 2), (3, 7, 2)))
+    b = torch.softmax(torch.tensor(rng.normal(size=(3, 7))), -1)
+    b[0, 2], b[1, :3] = 0, 0
+    y[0, 2], y[1, 0] = 5.0, -8.0
+    b = b / b.sum(-1, keepdim=True)
+    solver = Barycenter(kernel=SQUARED, epsilon=0.7, debiased=debiased, tolerance=1e-5 if debiased else 1e-9)
+    plan = solver.solve(support, y, b=b)
+    kept = [(cloud[each > 0], each[each > 0]) for cloud, each in zip(y, b, strict=True)]
+    expected = solver.solve_many(*zip(*kept, strict=True), support=support)
+    assert plan.converged
+    # The points of weight 0 have their part in the ε at which it starts, and in nothing else.
+    torch.testing.assert_close(plan.weights, expected.weights, rtol=0, atol=1e-4 if debiased else 1e-9)
+    torch.testing.assert_close(plan.value, expected.value, rtol=1e-4 if debiased else 1e-9, atol=0)
+    assert plan.plan()[0, :, 2].eq(0).all()
+    assert plan.couplings.g.isfinite().all()
+
+
+def test_an_input_of_share_zero_has_no_say():
+    inputs = torch.softmax(torch.tensor(np.random.default_rng(2).normal(size=(2, 30))), -1)
+    inputs[0, 7] = 0
+    inputs[0] /= inputs[0].sum()
+    support = LINE[:180:6]
+    solver = Barycenter(kernel=SQUARED, epsilon=0.01, shares=(1.0, 0.0), tolerance=1e-10)
+    plan = solver.solve(support, support.expand(2, -1, -1), b=inputs)
+    k = (SQUARED.log_kernel(support, support) / 0.01).exp()
+    torch.testing.assert_close(plan.weights, (k / k.sum(0)) @ inputs[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(plan.plan().sum(1), inputs, rtol=0, atol=1e-9)  # and yet it is coupled
+
+
+def test_debiased_a_barycenter_of_one_input_is_that_input():
+    support = torch.tensor(np.random.default_rng(0).normal(size=(8, 2)))
+    one = torch.softmax(torch.tensor(np.random.default_rng(3).normal(size=8)), 0)
+    blurred = Barycenter(kernel=SQUARED, epsilon=0.3, tolerance=1e-6).solve(support, support[None], b=one[None])
+    assert float((blurred.weights - one).abs().max()) > 0.02
+    debiased = Barycenter(kernel=SQUARED, epsilon=0.3, debiased=True, tolerance=1e-6)
+    back = debiased.solve(support, support[None], b=one[None])
+    assert back.converged
+    torch.testing.assert_close(back.weights, one, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("debiased", [False, True])
 def test_images_are_averaged_as_pot_does(debiased):
     places = [torch.linspace(0, 1, size, dtype=F64) for size in (14, 11)]
@@ -180,8 +264,12 @@ def test_is_a_solver_found_by_name_and_says_when_it_gave_up():
     assert isinstance(solver, Solver)
     assert pickle.loads(pickle.dumps(solver)) == solver  # noqa: S301 - our own bytes
     y, b = LINE.expand(2, -1, -1), torch.stack([bell(m, s) for m, s in zip(MEANS, STDS, strict=True)])
-    with pytest.warns(RuntimeWarning, match="max-iterations"):
+    with pytest.warns(RuntimeWarning, match="max-iterations") as caught:
         plan = solver.solve(LINE, y, b=b)
+    moving = attrs.evolve(solver, support="free", max_iterations=1)
+    with pytest.warns(RuntimeWarning, match="max-iterations") as caught_moving:
+        assert moving.solve(LINE[::20], y, b=b).status == "max-iterations"
+    assert [each.filename for each in (*caught, *caught_moving)] == [__file__] * 2
     assert isinstance(plan, Coupling)
     assert plan.status == "max-iterations"
     assert not plan.converged
@@ -195,6 +283,24 @@ def test_is_a_solver_found_by_name_and_says_when_it_gave_up():
     ("call", "message"),
     [
         (lambda: Barycenter(shares=(1.0, -1.0)), "shares"),
+        (lambda: Barycenter(shares=(0.0, 0.0)), "shares must be numbers of 0 or more, one an input and not all 0"),
+        (
+            lambda: Barycenter().solve(LINE, LINE.expand(2, -1, -1), b=torch.ones(2, 7)),
+            r"b must hold one weight a point",
+        ),
+        (lambda: Barycenter().solve(LINE, LINE.expand(2, -1, -1), b=[1.0]), "b must be a tensor"),
+        (lambda: Barycenter().solve(LINE, torch.ones(2, 3, 2, dtype=F64)), "different shapes"),
+        (lambda: Barycenter().solve(LINE, LINE[None].clone().requires_grad_()), "has no derivatives: detach"),
+        (lambda: Barycenter(epsilon=1e-18).solve(LINE, LINE[None]), r"1e-18 is below what float64 can carry"),
+        (lambda: Barycenter(support="free").solve(LINE, LINE[None], a=LINE.T), "one weight a point of the support"),
+        (lambda: Barycenter(support="free").solve(LINE[:0], LINE[None]), "non-empty"),
+        (lambda: Barycenter(kernel=Energy(), epsilon=0.1).solve(LINE, LINE[None]), "positive kernel"),
+        (lambda: Barycenter().solve_images(torch.ones(2, 3, 3, dtype=torch.uint8)), "images holds torch.uint8"),
+        (lambda: Barycenter().solve_images(torch.ones(2, 3, 3) * torch.nan), r"images\[0, 0, 0\] is nan"),
+        (lambda: Barycenter().solve_images(torch.ones(0, 3, 3)), "one input at least"),
+        (lambda: Barycenter().solve_images(torch.stack([torch.ones(3, 3), torch.zeros(3, 3)])), "b is all zero"),
+        (lambda: Barycenter().solve_many([LINE, LINE.float()], support=LINE), r"points\[1\] is torch.float32"),
+        (lambda: Barycenter().solve_many([LINE.numpy()], support=LINE), r"points\[0\] is a ndarray"),
         (lambda: Barycenter(debiased=True, support="free"), "debiased"),
         (lambda: Barycenter(shares=(1.0,)).solve(LINE, LINE.expand(2, -1, -1)), "1 numbers for 2 inputs"),
         (lambda: Barycenter().solve(LINE, LINE), r"k clouds, y \(k, m, d\)"),

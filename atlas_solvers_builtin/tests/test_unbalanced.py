@@ -185,21 +185,49 @@ def test_between_gaussians_it_is_the_closed_form(rho):
     assert float(solution.barycentric_map(new)) == pytest.approx(mean, abs=1e-7)
 
 
-def value_of(x, y, a, b, epsilon, marginals):
-    operator = operator_of(Gaussian(), x, y, epsilon=epsilon)
-    return attrs.evolve(SOLVER, marginals=marginals).solve_operator(operator, a=a, b=b).value
+def slopes(function, start, ways, steps):
+    """Derivatives of `function` (a batch of values) along each of the ways, one an argument, by a six-point stencil."""
+    shifts = torch.tensor([3.0, -3.0, 2.0, -2.0, 1.0, -1.0], dtype=torch.float64)
+    count = len(start)
+    batch = [value.expand(count, 6, *value.shape).clone() for value in start]
+    for k, (way, step) in enumerate(zip(ways, steps, strict=True)):
+        batch[k][k] += step * shifts.reshape(6, *[1] * way.ndim) * way
+    values = function(*batch)
+    weights = torch.tensor([1.0, -1.0, -9.0, 9.0, 45.0, -45.0], dtype=torch.float64) / 60
+    return (values @ weights) / torch.tensor(steps, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("prices", [{"rho": 0.7}, {"rho_a": INF}, {"rho_b": INF}])
+@pytest.mark.parametrize("marginals", ["kl", "tv"])
+def test_the_gradient_is_that_of_finite_differences(marginals, prices):
+    solver = attrs.evolve(SOLVER, marginals=marginals, tolerance=1e-12, **prices)
+
+    def value_of(x, y, a, b, epsilon):
+        return solver.solve_operator(operator_of(Gaussian(), x, y, epsilon=epsilon), a=a, b=b).value
+
+    start = [X[:8], Y[:7], A[:8], B[:7], torch.tensor(0.2, dtype=torch.float64)]
+    attached = [value.clone().requires_grad_() for value in start]
+    gradients = torch.autograd.grad(value_of(*attached), attached)
+    ways = [normal(*value.shape, seed=k) for k, value in enumerate(start)]
+    found = torch.stack([(gradient * way).sum() for gradient, way in zip(gradients, ways, strict=True)])
+    expected = slopes(value_of, start, ways, [1e-3, 1e-3, 1e-4, 1e-4, 1e-3])
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("marginals", ["kl", "tv"])
-def test_the_gradient_is_that_of_finite_differences(marginals):
-    start = [X[:8], Y[:7], A[:8], B[:7], torch.tensor(0.2, dtype=torch.float64)]
-    attached = [value.clone().requires_grad_() for value in start]
-    gradients = torch.autograd.grad(value_of(*attached, marginals), attached)
-    for k, gradient in enumerate(gradients):
-        way, step = normal(*gradient.shape, seed=k), 1e-5
-        moved = [[v + sign * step * way if i == k else v for i, v in enumerate(start)] for sign in (1, -1)]
-        slope = float(value_of(*moved[0], marginals) - value_of(*moved[1], marginals)) / (2 * step)
-        assert float((gradient * way).sum()) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+def test_a_higher_price_costs_what_its_marginals_are_off(marginals):
+    """Danskin: dV/dρ_a = D(P 1 | a), dV/dρ_b = D(Pᵀ 1 | b)."""
+    prices = {"rho_a": 0.5, "rho_b": 0.9}
+    solver = attrs.evolve(SOLVER, marginals=marginals, tolerance=1e-13, **prices)
+    solution = solver.solve(X, Y, a=A, b=B)
+    for name, found, wanted in zip(prices, solution.marginals, (A, B), strict=True):
+        ends = [
+            float(attrs.evolve(solver, **{name: prices[name] + step}).solve(X, Y, a=A, b=B).value)
+            for step in (1e-4, -1e-4)
+        ]
+        assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(
+            DIVERGENCES[marginals](found.numpy(), wanted.numpy()), rel=1e-6
+        )
 
 
 def test_points_of_weight_zero_change_nothing_and_have_a_finite_gradient():
@@ -348,6 +376,38 @@ def test_points_that_all_coincide_and_single_points_are_solved():
     assert float(solution.cost) == 0
 
 
-def test_the_potentials_have_no_graph_and_say_so():
-    with pytest.raises(ValueError, match="use `value`"):
-        SOLVER.solve(X, Y).potentials()
+@pytest.mark.parametrize("prices", [{"rho": 0.7}, {"rho": 20.0}, {"rho_a": INF}, {"rho_b": INF}, {"rho": INF}])
+@pytest.mark.parametrize("what", ["potentials", "map"])
+def test_implicit_gradients_are_those_of_finite_differences(prices, what):
+    """Of the potentials and of the map, by x, y, a, b and ε; x_3 weighs nothing, and is mapped all the same."""
+    solver = attrs.evolve(SOLVER, tolerance=1e-12, **prices)
+    balanced = prices.get("rho") == INF
+    a = torch.where(torch.arange(8) == 3, 0.0, A[:8])
+    start = [X[:8], Y[:7], a / a.sum(), B[:7] / (B[:7].sum() if balanced else 0.8), torch.tensor(0.2).double()]
+    ways = [normal(8, 2, seed=2), normal(7, 2, seed=3), normal(8, seed=4) * (a > 0), normal(7, seed=5), torch.ones(())]
+    if balanced:  # masses stay equal; and there is no saying which constant is f's
+        ways[2:4] = [way - (a > 0) * way.sum() / 7 for way in ways[2:3]] + [ways[3] - ways[3].mean()]
+
+    def function(x, y, a, b, epsilon, *, graph=False):
+        solution = solver.solve_operator(operator_of(Gaussian(), x, y, epsilon=epsilon), a=a, b=b, y=y)
+        if what == "map":
+            return (normal(8, 2, seed=9) * solution.barycentric_map(differentiable=graph).square()).sum((-1, -2))
+        f, g = solution.potentials() if graph else (solution.f, solution.g)
+        shift = (f[..., 1:2] - g[..., 1:2]) / 2 if balanced else 0.0
+        return (normal(8, seed=7) * (f - shift)).sum(-1) + (normal(7, seed=8) * (g + shift)).sum(-1)
+
+    attached = [value.clone().requires_grad_() for value in start]
+    gradients = torch.autograd.grad(function(*attached, graph=True), attached)
+    found = torch.stack([(gradient * way).sum() for gradient, way in zip(gradients, ways, strict=True)])
+    expected = slopes(function, start, ways, [1e-3, 1e-3, 1e-4, 1e-4, 1e-3])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_potentials_under_total_variation_have_no_graph_and_say_so():
+    solution = attrs.evolve(SOLVER, marginals="tv").solve(X.clone().requires_grad_(), Y)
+    assert solution.value.requires_grad
+    for call in (solution.potentials, lambda: solution.barycentric_map(differentiable=True)):
+        with pytest.raises(ValueError, match=r"have kinks.*use `value`"):
+            call()
+    free = SOLVER.solve(X, Y)
+    assert not free.potentials()[0].requires_grad  # what wants no gradient gets none

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.problem import check_points
 
 
 def spread(points: Tensor, operator: KernelOperator, kernel: Kernel | None) -> Tensor:
@@ -23,3 +25,27 @@ def as_rows(points: Tensor, operator: KernelOperator, kernel: Kernel | None) -> 
 def as_items(rows: Tensor, item: torch.Size) -> Tensor:
     """(*batch, n, d) -> (*batch, n, *item)."""
     return rows.reshape(*rows.shape[:-1], *item)
+
+
+def mapped_rows(
+    y: Tensor | None, operator: KernelOperator, kernel: Kernel | None, z: Tensor | None
+) -> tuple[Tensor, torch.Size]:
+    """What a map averages: targets as rows (*batch, m, d), and the shape of an item, for the sources or new points z.
+
+    Raises ValueError where the points, or for z the kernel, were never given: see `solve_operator`.
+    """
+    if y is None:
+        raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
+    if z is not None and kernel is None:
+        raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
+    return as_rows(y, operator, kernel)
+
+
+def operator_from(
+    z: Tensor, y: Tensor | None, operator: KernelOperator, kernel: Kernel | None, *, epsilon: float | Tensor = 1.0
+) -> KernelOperator:
+    """Return the operator from new points z (*batch, k, *item) to the targets of `operator`, after `mapped_rows`."""
+    assert y is not None
+    assert kernel is not None
+    check_points(z=z, y=y)
+    return operator_of(kernel, z, spread(y, operator, kernel), epsilon=epsilon)

@@ -99,12 +99,7 @@ def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, 
 
     Raises ValueError, with what is wrong and what to do.
     """
-    if not operator.positive:
-        raise ValueError(
-            "transport needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
-            "kernel with has_log = True; of approximations `positive-rff`, since `rff` and `nystroem` may be negative; "
-            "`auto` with positive = true"
-        )
+    check_positive(operator.positive)
     n, m = operator.shape
     a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
     masses = a.sum(-1), b.sum(-1)
@@ -116,6 +111,16 @@ def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, 
         )
     epsilon = torch.as_tensor(operator.epsilon, dtype=operator.dtype, device=operator.device)
     return Problem(operator, a, b, epsilon)
+
+
+def check_positive(positive: bool) -> None:
+    """Raise ValueError for a kernel, or an operator, that may be negative."""
+    if not positive:
+        raise ValueError(
+            "transport needs a positive kernel: the cost −log k of a signed one is not real. Use `gaussian`, or any "
+            "kernel with has_log = True; of approximations `positive-rff`, since `rff` and `nystroem` may be negative; "
+            "`auto` with positive = true"
+        )
 
 
 def _weights(name: str, weights: Tensor | None, length: int, operator: KernelOperator) -> Tensor:
@@ -142,7 +147,7 @@ def check_weights(name: str, weights: Tensor, shape: tuple[int, ...], device: to
 
 
 def _first(values: Tensor, difference: Tensor) -> str:
-    return f"{float(values.flatten()[difference.argmax()]):.6g}"
+    return f"{float(values.detach().flatten()[difference.argmax()]):.6g}"
 
 
 def check_points(**points: Tensor) -> None:
@@ -160,9 +165,9 @@ def check_points(**points: Tensor) -> None:
             raise ValueError(f"{name} holds {values.dtype}: points must be floating point; convert with .float()")
         if values.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} holds {values.dtype}, too coarse for transport: convert with .float()")
-        bad = ~values.isfinite()
-        if bad.any():
-            place = tuple(bad.nonzero()[0].tolist())
+        # The extremes are NaN where a value is: one pass, without a copy of the points.
+        if values.numel() and not all(extreme.isfinite() for extreme in values.detach().aminmax()):
+            place = tuple((~values.isfinite()).nonzero()[0].tolist())
             raise ValueError(f"{name}{list(place)} is {float(values[place].detach())}: points must be finite")
 
 
@@ -178,7 +183,7 @@ def mean_cost(problem: Problem, *, rows: int = MEAN_COST_ROWS) -> Tensor:
     # The tiny addition: all the rows that were picked may have weight 0.
     weights = problem.a[..., index] + torch.finfo(problem.a.dtype).tiny
     columns = problem.b / problem.b.sum(-1, keepdim=True)
-    chunk = max(1, 2**24 // (m * max(1, math.prod(operator.batch_shape))))
+    chunk = max(1, 2**20 // (m * max(1, math.prod(operator.batch_shape))))
     costs = [_row_costs(operator.log_rows(part), columns) for part in torch.split(index, chunk)]
     return problem.epsilon * (torch.cat(costs, dim=-1) * weights).sum(-1) / weights.sum(-1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atlas_core import component
 from atlas_core.contracts import Kernel
-from atlas_solvers_builtin.transport.problem import check_points, check_weights, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import check_points, check_positive, check_weights, mean_cost, problem_of
 
 SHARE_OF_MEAN_COST = 0.05
 """The default ε, in units of the mean cost."""
@@ -48,9 +48,10 @@ def max_iterations_field(default: int, help: str) -> Any:
 def fitted_kernel(kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> Kernel:
     """Check points x (*batch, n, d), y (*batch, m, d); return the kernel fitted to them, without their graph.
 
-    Raises ValueError as `check_points` and `check_weights` do.
+    Raises ValueError as `check_points`, `check_positive` and `check_weights` do.
     """
     check_points(x=x, y=y)
+    check_positive(kernel.has_log)
     # All that can be wrong is said here: a kernel that is fitted to points and weights takes them as they are.
     batch = common_batch(kernel, x, y)
     lengths = (points.shape[-1 - kernel.item_ndim] for points in (x, y))
@@ -71,6 +72,15 @@ def mean_cost_of(
     """
     make = stream if getattr(kernel, "operator", None) is None else operator_of
     return mean_cost(problem_of(make(kernel, x.detach(), y.detach()), a, b, balanced=balanced))
+
+
+def scaled_kernel(
+    kernel: Kernel, epsilon: float | None, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, *, balanced: bool
+) -> tuple[Kernel, Tensor, Tensor]:
+    """`fitted_kernel`, the mean cost (*batch,) and ε (*batch,), `default_epsilon` where it is unset."""
+    fitted = fitted_kernel(kernel, x, y, a, b)
+    mean = mean_cost_of(fitted, x, y, a, b, balanced=balanced)
+    return fitted, mean, default_epsilon(mean) if epsilon is None else torch.full_like(mean, epsilon)
 
 
 def default_epsilon(mean: Tensor) -> Tensor:

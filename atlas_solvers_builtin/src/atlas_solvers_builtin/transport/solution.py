@@ -6,13 +6,12 @@ import functools
 
 import attrs
 import torch
-from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.absorbed import signed_product
 from atlas_solvers_builtin.transport.balanced.implicit import attached_potentials
-from atlas_solvers_builtin.transport.items import as_items, as_rows, spread
+from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.problem import Problem
 
 
@@ -100,15 +99,11 @@ class EntropicPlan:
         points x gives the plan's own. `differentiable`: with the graph of z, x, y, a, b and ε, through `potentials`.
         Raises ValueError where the points were never given: see `solve_operator`.
         """
-        if self.y is None:
-            raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             operator = self.problem.operator
-            y, item = as_rows(self.y, operator, self.kernel)
+            y, item = mapped_rows(self.y, operator, self.kernel, z)
             if z is not None:
-                if self.kernel is None:
-                    raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
-                operator = operator_of(self.kernel, z, spread(self.y, operator, self.kernel), epsilon=operator.epsilon)
+                operator = operator_from(z, self.y, operator, self.kernel, epsilon=operator.epsilon)
             right = self.problem.attached_right(self.potentials()[1] if torch.is_grad_enabled() else self.g)
             return as_items(_apply(operator, -operator.log_matvec(right), right, y), item)
 

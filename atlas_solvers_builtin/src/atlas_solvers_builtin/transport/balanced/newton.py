@@ -11,6 +11,8 @@ many such at small ε. In 16 and 64 dimensions that takes κ from 10³ and 10² 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import attrs
 import torch
 from torch import Tensor
@@ -52,8 +54,16 @@ def schur(local: Local, at: Scalings) -> Schur:
     return Schur(local, at, inverse, damped, torch.where(diagonal > 0, 1 / diagonal, 0.0))
 
 
+class System(Protocol):
+    """A symmetric positive semi-definite linear map, and the inverse of a diagonal near it."""
+
+    preconditioner: Tensor
+
+    def __matmul__(self, z: Tensor) -> Tensor: ...
+
+
 def conjugate_gradients(
-    system: Schur, rhs: Tensor, goal: Tensor, going: Tensor, *, limit: Tensor, check_every: int
+    system: System, rhs: Tensor, goal: Tensor, going: Tensor, *, limit: Tensor, check_every: int
 ) -> tuple[Tensor, Tensor]:
     """Solve S z = rhs until the L1 norm of the residual is below `goal` (*batch,); also return the steps made.
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import torch
 from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.grids.grid import Grid
-from atlas_kernels_builtin.kernels.parts import fit
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.barycenters.barycenter_free import move_support
-from atlas_solvers_builtin.transport.barycenters.barycenter_plan import BarycenterPlan
+from atlas_solvers_builtin.transport.barycenters.barycenter_plan import BarycenterPlan, warned
 from atlas_solvers_builtin.transport.barycenters.barycenter_projections import Targets, project
-from atlas_solvers_builtin.transport.problem import check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.barycenters.inputs import refuse_gradients, stacked
+from atlas_solvers_builtin.transport.problem import check_epsilon, check_points, mean_cost, problem_of
 from atlas_solvers_builtin.transport.settings import (
     SHARE_OF_MEAN_COST,
     epsilon_field,
+    fitted_kernel,
     kernel_field,
     max_iterations_field,
     mean_cost_of,
@@ -52,7 +53,7 @@ class Barycenter:
     kernel: Kernel = kernel_field()
     epsilon: float | None = epsilon_field("the mean cost to the inputs")
     shares: tuple[float, ...] | None = attrs.field(
-        default=None, metadata={"help": "What each input counts, w_k: positive, divided by their sum; unset: alike."}
+        default=None, metadata={"help": "What each input counts, w_k: 0 or more, divided by their sum; unset: alike."}
     )
     support: str = attrs.field(
         default="fixed",
@@ -71,8 +72,8 @@ class Barycenter:
 
     @shares.validator
     def _check_shares(self, attribute: object, value: tuple[float, ...] | None) -> None:
-        if value is not None and (not value or not all(0 < share < float("inf") for share in value)):
-            raise ValueError(f"shares must be positive numbers, one an input, not {value!r}")
+        if value is not None and not (all(0 <= share < float("inf") for share in value) and sum(value) > 0):
+            raise ValueError(f"shares must be numbers of 0 or more, one an input and not all 0, not {value!r}")
 
     def __attrs_post_init__(self) -> None:
         if self.debiased and self.support == "free":
@@ -86,23 +87,26 @@ class Barycenter:
         Support free: x is where the points start, with weights a (n,). Support fixed: a has to be None, it is sought.
         `init` is a `BarycenterPlan` of the same problem to start from. Raises ValueError for bad input.
         """
+        return warned(self._of_points(x, y, a, b, init), self.tolerance)
+
+    def _of_points(self, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, init: Any) -> BarycenterPlan:
         check_points(x=x, y=y)
+        refuse_gradients(x, y, a, b)
+        if self.support == "fixed":
+            self._no_weights(a)
         if y.ndim != 3 or x.ndim != 2:
             raise ValueError(
                 f"a barycenter is of k clouds, y (k, m, d), on a support x (n, d), not {tuple(y.shape)} and "
                 f"{tuple(x.shape)}; clouds of different sizes: solve_many"
             )
         shares = self._shares(y)
-        kernel = fit(self.kernel, x.detach(), y.detach(), a, b)
-        epsilon = self.epsilon
-        if epsilon is None:
-            mean = float((shares * mean_cost_of(kernel, x, y, None, _normalised(b))).sum())
-            epsilon = SHARE_OF_MEAN_COST * mean if mean > 0 else 1.0
+        kernel = fitted_kernel(self.kernel, x, y, a, b)
+        b = None if b is None else b.to(x.dtype).expand(y.shape[:2])
+        epsilon = self._epsilon(lambda: mean_cost_of(kernel, x, y, None, b, balanced=False), shares)
         if self.support == "free":
             return move_support(
                 kernel, x, y, a, b, shares, epsilon, tolerance=self.tolerance, limit=self.max_iterations, init=init
             )
-        self._no_weights(a)
         operator = operator_of(kernel, x.expand(len(y), *x.shape), y, epsilon=epsilon)
         own = operator_of(kernel, x, x, epsilon=epsilon) if self.debiased else None
         plan = self._project(operator, own, b, init, y)
@@ -121,20 +125,8 @@ class Barycenter:
 
         The clouds are filled up with points of weight 0 to one size, that of the couplings.
         """
-        if not points or any(cloud.ndim != 2 or cloud.shape[1:] != support.shape[1:] for cloud in points):
-            raise ValueError(
-                f"solve_many needs clouds (m, d) of the support's dimension {tuple(support.shape[1:])}, at least one, "
-                f"not {[tuple(cloud.shape) for cloud in points]}"
-            )
-        if weights is None:
-            weights = [cloud.new_full((len(cloud),), 1 / len(cloud)) for cloud in points]
-        if len(weights) != len(points) or any(w.shape != c.shape[:1] for w, c in zip(weights, points, strict=True)):
-            raise ValueError("solve_many needs one weight a point of every cloud")
-        size = max(map(len, points))
-        # The filling repeats a point of the cloud: no cost there that is not among the others.
-        y = torch.stack([torch.cat([c, c[:1].expand(size - len(c), -1)]) for c in points])
-        b = torch.stack([torch.cat([w, w.new_zeros(size - len(w))]) for w in weights])
-        return self.solve(support, y, a=a, b=b, init=init)
+        y, b = stacked(points, weights, support)
+        return warned(self._of_points(support, y, a, b, init), self.tolerance)
 
     def solve_images(self, images: Tensor, *, init: Any = None) -> BarycenterPlan:
         """Average images (k, *shape), of 1 to 3 dimensions and equal mass, on their own grid.
@@ -144,17 +136,17 @@ class Barycenter:
         """
         if self.support == "free":
             raise ValueError("the pixels of an image do not move: support = 'free' is for clouds of points")
+        check_points(images=images)
+        refuse_gradients(images)
         shape = tuple(images.shape[1:])
         grid: Any = self.kernel if isinstance(self.kernel, Grid) else Grid(shape, kernel=self.kernel)
-        b = images.flatten(1)
-        epsilon = self.epsilon
-        if epsilon is None:
-            one = grid.operator(like=images)
-            mean = (self._shares(images) * mean_cost(problem_of(one, None, _normalised(b)))).sum()
-            epsilon = SHARE_OF_MEAN_COST * float(mean)
+        shares, b = self._shares(images), images.flatten(1)
+        epsilon = self._epsilon(
+            lambda: mean_cost(problem_of(grid.operator(like=images), None, b, balanced=False)), shares
+        )
         own = grid.operator(like=images[0], epsilon=epsilon) if self.debiased else None
         plan = self._project(grid.operator(like=images, epsilon=epsilon), own, b, init, None)
-        return attrs.evolve(plan, points=grid.points().to(images))
+        return warned(attrs.evolve(plan, points=grid.points().to(images)), self.tolerance)
 
     def solve_operator(
         self,
@@ -166,10 +158,11 @@ class Barycenter:
         y: Tensor | None = None,
     ) -> BarycenterPlan:
         """The same for an operator of batch shape (k,), support to inputs; b (k, m). Not debiased, and not free."""
+        refuse_gradients(a, b)
         if self.debiased or self.support == "free":
             raise ValueError("solve_operator knows no costs within the support and no points: use solve(x, y)")
         self._no_weights(a)
-        return self._project(operator, None, b, init, y)
+        return warned(self._project(operator, None, b, init, y), self.tolerance)
 
     def _project(
         self, operator: KernelOperator, own: KernelOperator | None, b: Tensor | None, init: Any, y: Tensor | None
@@ -178,6 +171,7 @@ class Barycenter:
         if len(operator.batch_shape) != 1:
             raise ValueError(f"a barycenter needs an operator of batch shape (k,), not {operator.batch_shape}")
         problem = problem_of(operator, None, b, balanced=False)
+        check_epsilon(problem)
         mass = problem.b.detach().sum(-1)
         if ((mass - mass[0]).abs() > 1e3 * torch.finfo(mass.dtype).eps * mass[0]).any():
             raise ValueError(f"the inputs have masses {mass.tolist()}: divide each by its sum")
@@ -188,6 +182,8 @@ class Barycenter:
     def _shares(self, inputs: Tensor) -> Tensor:
         """w_k, (k,)."""
         count = len(inputs)
+        if not count:
+            raise ValueError("a barycenter is of one input at least, and there is none")
         if self.shares is None:
             return inputs.new_full((count,), 1 / count)
         if len(self.shares) != count:
@@ -195,12 +191,15 @@ class Barycenter:
         shares = inputs.new_tensor(self.shares)
         return shares / shares.sum()
 
+    def _epsilon(self, mean_costs: Callable[[], Tensor], shares: Tensor) -> float:
+        """ε as it is set, or its share of the mean cost, over all inputs. Points that coincide cost nothing: any ε."""
+        if self.epsilon is not None:
+            return self.epsilon
+        mean = float((shares * mean_costs()).sum())
+        return SHARE_OF_MEAN_COST * mean if mean > 0 else 1.0
+
     def _no_weights(self, a: Tensor | None) -> None:
         if a is not None:
             raise ValueError(
                 "the weights a of a fixed support are what is sought: leave a out, or set support = 'free'"
             )
-
-
-def _normalised(b: Tensor | None) -> Tensor | None:
-    return None if b is None else b / b.sum(-1, keepdim=True)

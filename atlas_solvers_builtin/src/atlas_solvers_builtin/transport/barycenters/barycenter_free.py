@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import attrs
@@ -13,7 +14,6 @@ from torch import Tensor
 from atlas_core.contracts import Kernel
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from atlas_solvers_builtin.transport.barycenters.barycenter_plan import BarycenterPlan
-from atlas_solvers_builtin.transport.barycenters.barycenter_projections import warn_of
 
 
 @torch.no_grad()
@@ -43,6 +43,8 @@ def move_support(
     began = time.perf_counter()
     solver = Sinkhorn(kernel=kernel, tolerance=tolerance)
     weights = x.new_full((len(x),), 1 / len(x)) if a is None else a.to(x)
+    if weights.shape != (len(x),):
+        raise ValueError(f"a must hold one weight a point of the support, {(len(x),)}, not {tuple(weights.shape)}")
     if b is not None and a is None:
         weights = weights * b.sum(-1)[0]
     if init is not None and not isinstance(init, BarycenterPlan):
@@ -55,7 +57,9 @@ def move_support(
     status = "max-iterations"
     while True:
         operator = operator_of(kernel, points.expand(len(y), *points.shape), y, epsilon=epsilon)
-        couplings = solver.solve_operator(operator, a=weights.expand(len(y), -1), b=b, init=start, y=y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what does not converge is said once, of the last plans
+            couplings = solver.solve_operator(operator, a=weights.expand(len(y), -1), b=b, init=start, y=y)
         if status == "converged" or len(history) >= limit or not bool(couplings.f.isfinite().all()):
             break
         moved = (shares[:, None, None] * couplings.barycentric_map()).sum(0)
@@ -63,20 +67,18 @@ def move_support(
         # The plans are solved once more where the points have come to rest.
         status = "converged" if history[-1] <= tolerance else status
         points, start = moved, couplings
-    plan = BarycenterPlan(
+    return BarycenterPlan(
         weights=weights,
         points=points,
         couplings=attrs.evolve(couplings, kernel=kernel),
         shares=shares,
         value=(shares * couplings.value).sum(),
-        status=status if bool(couplings.converged.all()) else couplings.status[0],
+        status=next((each for each in couplings.status if each != "converged"), status),
         marginal_error=float((couplings.marginal_error / weights.sum()).max()),
         iterations=len(history),
         history=history,
         seconds=time.perf_counter() - began,
     )
-    warn_of(plan, tolerance)
-    return plan
 
 
 def _length(vectors: Tensor, share: Tensor) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import attrs
 from torch import Tensor
 
@@ -64,3 +67,17 @@ class BarycenterPlan:
     def plan(self) -> Tensor:
         """The P_k themselves, (k, n, m)."""
         return self.couplings.plan()
+
+
+def warned(plan: BarycenterPlan, tolerance: float) -> BarycenterPlan:
+    """The plan; said once, to who called the caller, that it has not converged, and what to try."""
+    if not plan.converged:
+        last = plan.history[-1] if plan.history else math.nan
+        warnings.warn(
+            f"barycenter: not converged ({plan.status}) after {plan.iterations} iterations: error {last:.1e}, "
+            f"tolerance {tolerance:.1e}, epsilon {float(plan.epsilon.max()):.3g}. Next: raise max_iterations, or "
+            "epsilon.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import attrs
@@ -83,7 +82,7 @@ def project(targets: Targets, *, tolerance: float, limit: int, init: Any, y: Ten
     outcome = Outcome(f, g, (rows, columns), (status,) * len(targets.b), history, len(history), 2 * len(history) + 3)
     couplings = plan_of(problem, outcome, 2 * tolerance, meter, y=y, kernel=None)
     error = float((couplings.marginal_error / mass).max())
-    plan = BarycenterPlan(
+    return BarycenterPlan(
         weights=weights,
         points=None,
         couplings=couplings,
@@ -95,8 +94,6 @@ def project(targets: Targets, *, tolerance: float, limit: int, init: Any, y: Ten
         history=history,
         seconds=meter.seconds,
     )
-    warn_of(plan, tolerance)
-    return plan
 
 
 def step(targets: Targets, scalings: Scalings) -> Scalings:
@@ -146,7 +143,11 @@ def _descend(targets: Targets, epsilon: float) -> Scalings:
 
 
 def _from_plan(targets: Targets, init: Any) -> Scalings:
-    if not isinstance(init, BarycenterPlan) or init.couplings.f.shape != (len(targets.b), targets.operator.shape[0]):
+    n = targets.operator.shape[0]
+    if not isinstance(init, BarycenterPlan) or (init.couplings.f.shape, init.couplings.g.shape) != (
+        (len(targets.b), n),
+        targets.b.shape,
+    ):
         raise ValueError("init must be a BarycenterPlan of a problem of the same shape")
     epsilon = _number(targets.operator.epsilon)
     log_weights = init.weights.log()
@@ -163,16 +164,3 @@ def _number(epsilon: float | Tensor) -> float:
     if isinstance(epsilon, Tensor) and epsilon.numel() > 1 and bool((epsilon != epsilon.flatten()[0]).any()):
         raise ValueError(f"a barycenter has one epsilon for all inputs, not {epsilon.tolist()}")
     return float(epsilon.flatten()[0]) if isinstance(epsilon, Tensor) else float(epsilon)
-
-
-def warn_of(plan: BarycenterPlan, tolerance: float) -> None:
-    """Say once that a barycenter has not converged, and what to try."""
-    if plan.converged:
-        return
-    last = plan.history[-1] if plan.history else math.nan
-    warnings.warn(
-        f"barycenter: not converged ({plan.status}) after {plan.iterations} iterations: error {last:.1e}, tolerance "
-        f"{tolerance:.1e}, epsilon {float(plan.epsilon.max()):.3g}. Next: raise max_iterations, or epsilon.",
-        RuntimeWarning,
-        stacklevel=5,
-    )

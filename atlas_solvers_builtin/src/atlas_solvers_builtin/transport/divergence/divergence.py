@@ -18,12 +18,10 @@ from atlas_solvers_builtin.transport.divergence.symmetric import SelfTransport, 
 from atlas_solvers_builtin.transport.items import spread
 from atlas_solvers_builtin.transport.problem import problem_of
 from atlas_solvers_builtin.transport.settings import (
-    default_epsilon,
     epsilon_field,
-    fitted_kernel,
     kernel_field,
     max_iterations_field,
-    mean_cost_of,
+    scaled_kernel,
     tolerance_field,
 )
 from atlas_solvers_builtin.transport.solution import EntropicPlan
@@ -122,13 +120,14 @@ class SinkhornDivergence:
         meant.
         """
         start = time.perf_counter()
-        kernel, balanced = fitted_kernel(self.kernel, x, y, a, b), self.rho == math.inf
-        mean = mean_cost_of(kernel, x, y, a, b, balanced=balanced)
-        epsilon = default_epsilon(mean) if self.epsilon is None else torch.full_like(mean, self.epsilon)
+        balanced = self.rho == math.inf
+        kernel, _, epsilon = scaled_kernel(self.kernel, self.epsilon, x, y, a, b, balanced=balanced)
         operator = operator_of(kernel, x, y, epsilon=epsilon)
         problem = problem_of(operator, a, b, balanced=balanced)
         init = init.across if isinstance(init, Debiased) else init
-        across = self._solver(kernel).solve_operator(operator, a=a, b=b, init=init, y=y.detach())
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")  # what did not converge is said once, of all three
+            across = self._solver(kernel).solve_operator(operator, a=a, b=b, init=init, y=y)
         sides = (spread(points, problem.operator, kernel) for points in (x, y))
         within = [
             self._within(operator_of(kernel, side, side, epsilon=epsilon), weights)
@@ -137,6 +136,14 @@ class SinkhornDivergence:
         value = across.value - within[0].value / 2 - within[1].value / 2
         if not balanced:
             value = value + epsilon * (problem.a.sum(-1) - problem.b.sum(-1)).square() / 2
+        said = [str(each.message) for each in heard]
+        if short := {status for side in within for status in side.status} - {"converged"}:
+            said.append(
+                f"Transport of a set to itself: {', '.join(sorted(short))}; tolerance {self.tolerance:.1e}. Next: "
+                "raise tolerance, max_iterations or epsilon, or use float64."
+            )
+        if said:
+            warnings.warn(f"sinkhorn-divergence: {' '.join(said)}", RuntimeWarning, stacklevel=2)
         return self._result(value, attrs.evolve(across, kernel=kernel), (within[0], within[1]), start)
 
     def solve_operator(
@@ -176,13 +183,6 @@ class SinkhornDivergence:
         found = zip(*(part.status for part in three), strict=True)
         status = tuple(next((s for s in statuses if s != "converged"), "converged") for statuses in found)
         converged = torch.tensor([s == "converged" for s in status], device=value.device).reshape(value.shape)
-        if any(s != "converged" for side in within for s in side.status):
-            warnings.warn(
-                f"sinkhorn-divergence: transport of a set to itself: {', '.join(sorted(set(status)))}; tolerance "
-                f"{self.tolerance:.1e}. Next: raise tolerance, max_iterations or epsilon, or use float64.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
         return Debiased(
             value=value,
             f=across.f - within[0].f,

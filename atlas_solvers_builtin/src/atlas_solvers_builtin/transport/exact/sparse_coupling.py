@@ -6,11 +6,10 @@ import math
 
 import attrs
 import torch
-from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.items import as_items, as_rows, spread
+from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.problem import Problem
 
 
@@ -86,15 +85,10 @@ class SparseCoupling:
         A new point, and one of weight 0, goes where the potential sends it, to the y_j of least C(z, y_j) − g_j.
         Raises ValueError where the points, or for z the kernel, were never given: see `solve_operator`.
         """
-        if self.y is None:
-            raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
         operator, sources = self.problem.operator, self.problem.a
-        y, item = as_rows(self.y, operator, self.kernel)
+        y, item = mapped_rows(self.y, operator, self.kernel, z)
         if z is not None:
-            if self.kernel is None:
-                raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
-            new = operator_of(self.kernel, z, spread(self.y, operator, self.kernel))
-            return as_items(self._send(new, y), item)
+            return as_items(self._send(operator_from(z, self.y, operator, self.kernel), y), item)
         mass = self.marginals[0][..., None]
         average = self.matvec(y) / mass
         if not bool((sources > 0).all()):

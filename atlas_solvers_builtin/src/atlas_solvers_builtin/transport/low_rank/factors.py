@@ -84,12 +84,10 @@ def slope_of(problem: Problem, products: CostProducts, factors: Factors, unit: T
 
 def first_factors(problem: Problem, products: CostProducts, unit: Tensor, rank: int, seed: int) -> Factors:
     """Intermediate points at `rank` sources drawn by their weights: targets go to near ones, sources follow."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = problem.a.reshape(-1, problem.a.shape[-1]).mean(0).cpu().double()
-    # Sources without weight come last; they are as good as any where there are fewer others than the rank asks for.
-    index = torch.multinomial(weights + 1e-9 * weights.max(), rank, generator=generator).to(problem.a.device)
+    starts = torch.zeros(*problem.a.shape, rank, dtype=problem.a.dtype, device=problem.a.device)
+    starts.scatter_(-2, _drawn(problem.a, rank, seed)[..., None, :], 1)
     even = (problem.mass / rank)[..., None].expand(*problem.mass.shape, rank)
-    costs = -problem.operator.log_rows(index).mT * problem.epsilon[..., None, None]
+    costs = products.both(torch.zeros_like(problem.b[..., None]), starts)[1]
     into = (-costs / (WARMTH * unit[..., None, None])).softmax(-1)
     mass = problem.b[..., None] * into
     mean = products.both(mass / mass.sum(-2, keepdim=True), torch.zeros_like(problem.a[..., None]))[0]
@@ -98,12 +96,28 @@ def first_factors(problem: Problem, products: CostProducts, unit: Tensor, rank: 
     return projected(problem, Factors(out, into, even, (still.w, still.w)), still, torch.ones_like(unit))
 
 
+def _drawn(weights: Tensor, rank: int, seed: int) -> Tensor:
+    """Draw `rank` different rows of each problem (*batch, n), with chances that go with their weights: (*batch, rank).
+
+    The first arrivals of processes whose rates are the weights. Arrival times belong to the number of a row among those
+    that weigh something: a draw depends neither on the rest of the batch nor on rows of weight 0, which come last.
+    """
+    times = torch.empty(weights.shape[-1], dtype=torch.float64).exponential_(
+        generator=torch.Generator().manual_seed(seed)
+    )
+    heavy = (weights > 0).cpu()
+    number = (heavy.cumsum(-1) - 1).clamp(min=0)
+    return (weights.cpu().double() / times[number]).topk(rank, dim=-1).indices.to(weights.device)
+
+
 def projected(problem: Problem, factors: Factors, slope: Slope, step: Tensor) -> Factors:
     """One mirror step down the slope, then the projection onto Q1 = a, R1 = b, Qᵀ1 = Rᵀ1 = w."""
     # A constant per row is taken up by its scaling: what moves a factor is the spread.
     forward, backward = (part - part.mean(-1, keepdim=True) for part in (slope.out, slope.into))
     inner = slope.w - slope.w.mean(-1, keepdim=True)
-    most = [part.abs().flatten(problem.mass.ndim).amax(-1) for part in (forward, backward, inner)]
+    # Rows that weigh nothing, which may lie anywhere, do not hold the others back.
+    felt = [part * (w > 0)[..., None] for part, w in ((forward, problem.a), (backward, problem.b))]
+    most = [part.abs().flatten(problem.mass.ndim).amax(-1) for part in (*felt, inner)]
     steepest = torch.stack(most).amax(0).clamp(min=torch.finfo(step.dtype).eps)
     gamma = (step / steepest)[..., None]
     k1 = _stepped(factors.out, gamma[..., None] * forward)

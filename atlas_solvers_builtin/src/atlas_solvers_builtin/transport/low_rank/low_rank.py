@@ -127,6 +127,8 @@ class LowRank:
         rank = min(self.rank, *problem.operator.shape)
         if init is None:
             return first_factors(problem, products, _unit(problem), rank, self.seed)
+        if not isinstance(init, LowRankCoupling):
+            raise ValueError(f"init must be a low-rank solution, not a {type(init).__name__}")
         shapes = (*problem.a.shape, rank), (*problem.b.shape, rank), (*problem.a.shape[:-1], rank)
         found = init.out, init.into, init.w
         if tuple(t.shape for t in found) != shapes:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import attrs
 import torch
-from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel
-from atlas_solvers_builtin.transport.items import as_items, as_rows, spread
+from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from, spread
 from atlas_solvers_builtin.transport.low_rank.cost_products import cost_products
 from atlas_solvers_builtin.transport.problem import Problem
 
@@ -82,17 +81,12 @@ class LowRankCoupling:
         A new point passes through the intermediate point of least mean cost less its level.
         Raises ValueError where the points, or for z the kernel, were never given: see `solve_operator`.
         """
-        if self.y is None:
-            raise ValueError("barycentric_map needs the target points: pass y=… to solve_operator")
-        rows, item = as_rows(self.y, self.problem.operator, self.kernel)
+        rows, item = mapped_rows(self.y, self.problem.operator, self.kernel, z)
         centres = (self.r.mT @ rows) / self.w[..., None]
         if z is None:
             return as_items(self.out @ centres, item)
-        if self.kernel is None:
-            raise ValueError("barycentric_map(z) needs the kernel: couple points with solve(x, y)")
-        y = spread(self.y, self.problem.operator, self.kernel)
-        operator = operator_of(self.kernel, z, y)
-        costs = cost_products(self.kernel, z, y, operator)
+        operator = operator_from(z, self.y, self.problem.operator, self.kernel)
+        costs = cost_products(self.kernel, z, spread(self.y, self.problem.operator, self.kernel), operator)
         nothing = rows.new_zeros(*operator.batch_shape, operator.shape[0], 1)
         mean = costs.both(self.r / self.w[..., None, :], nothing)[0]
         nearest = (mean - self.levels[0][..., None, :]).argmin(-1)[..., None]

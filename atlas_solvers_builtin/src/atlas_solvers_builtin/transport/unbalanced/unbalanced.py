@@ -15,12 +15,10 @@ from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.outcome import Meter
 from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, mean_cost, problem_of
 from atlas_solvers_builtin.transport.settings import (
-    SHARE_OF_MEAN_COST,
     epsilon_field,
-    fitted_kernel,
     kernel_field,
     max_iterations_field,
-    mean_cost_of,
+    scaled_kernel,
     tolerance_field,
 )
 from atlas_solvers_builtin.transport.start import start_of
@@ -82,12 +80,10 @@ class SinkhornUnbalanced:
         The masses may differ, unless rho_a = rho_b = inf. `init` is a solution, or its (f, g), to start from; without
         one, ε falls in steps of 4. Raises ValueError for input that cannot be meant.
         """
+        kernel, mean, epsilon = scaled_kernel(self.kernel, self.epsilon, x, y, a, b, balanced=self._balanced)
         meter = Meter(x.device)
-        kernel = fitted_kernel(self.kernel, x, y, a, b)
-        mean = _positive(mean_cost_of(kernel, x, y, a, b, balanced=self._balanced))
-        epsilon = SHARE_OF_MEAN_COST * mean if self.epsilon is None else torch.full_like(mean, self.epsilon)
         attached = self._problem(operator_of(kernel, x, y, epsilon=epsilon), a, b)
-        return self._solve(attached, mean, init, meter, y=y.detach(), kernel=kernel)
+        return self._solve(attached, _positive(mean), init, meter, y=y, kernel=kernel)
 
     def solve_operator(
         self,

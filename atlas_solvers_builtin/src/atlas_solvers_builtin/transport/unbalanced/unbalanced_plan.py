@@ -12,7 +12,8 @@ from atlas_core.contracts import Kernel
 from atlas_solvers_builtin.transport.outcome import Meter
 from atlas_solvers_builtin.transport.problem import Problem
 from atlas_solvers_builtin.transport.solution import EntropicPlan
-from atlas_solvers_builtin.transport.unbalanced.penalties import Penalty
+from atlas_solvers_builtin.transport.unbalanced.implicit import attached_potentials
+from atlas_solvers_builtin.transport.unbalanced.penalties import Balanced, Penalty, TotalVariation
 from atlas_solvers_builtin.transport.unbalanced.proximal import Sweeps, Swept, row_error
 
 
@@ -25,12 +26,22 @@ class UnbalancedPlan(EntropicPlan):
     primal objective less the dual one, 0 or more where no side is balanced.
     """
 
+    penalties: tuple[Penalty, Penalty] = attrs.field(kw_only=True, repr=False)
+    """What the two marginals pay."""
+
     def potentials(self) -> tuple[Tensor, Tensor]:
-        """Raises ValueError: implicit differentiation is there for balanced problems alone; `value` has a graph."""
-        raise ValueError(
-            "the potentials of an unbalanced solution have no graph: use `value`, which is differentiable, or "
-            "`sinkhorn` for a balanced problem"
-        )
+        """f and g with the graph of x, y, a, b and ε, by implicit differentiation; at fixed prices ρ.
+
+        First derivatives only. Raises ValueError for total variation: its potentials have kinks, and no derivative.
+        """
+        if any(isinstance(penalty, TotalVariation) for penalty in self.penalties):
+            raise ValueError(
+                "potentials under total variation have kinks, and no graph: use `value`, which is differentiable, or "
+                "marginals = 'kl'"
+            )
+        if all(isinstance(penalty, Balanced) for penalty in self.penalties):
+            return super().potentials()
+        return attached_potentials(self.problem, self.penalties, self.f, self.g)
 
 
 def measured(
@@ -77,6 +88,7 @@ def measured(
         problem=attached,
         y=y,
         kernel=kernel,
+        penalties=penalties,
     )
 
 
