@@ -14,6 +14,7 @@ COMMANDS = {
     "run": ("run:run", "Train, sample, score and report: the whole pipeline of a preset or a config file."),
     "train": ("train:train", "Train alone; --resume goes on with a run that was stopped."),
     "sample": ("sample:sample", "Draw samples from a run or a checkpoint."),
+    "edit": ("edit:edit", "Draw variations of images, missing parts, missing detail."),
     "evaluate": ("evaluate:evaluate", "Score a run against held-out data and simple baselines."),
     "fit-grid": (
         "fit_grid:fit_grid",
@@ -28,7 +29,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Examine this machine, torch and every plugin."),
 }
 """Name -> (module:attribute below atlas_core.cli, what --help says of it)."""
-HEAVY = ("run", "train", "sample", "evaluate", "fit-grid", "compare", "transport")
+HEAVY = ("run", "train", "sample", "edit", "evaluate", "fit-grid", "compare", "transport")
 
 
 class Commands(click.Group):

@@ -25,6 +25,8 @@ from atlas_core.cli.progress import result
 )
 @click.option("--steps", type=click.IntRange(1), help="Steps of the sampler.")
 @click.option("--nfe", type=click.IntRange(1), help="Calls of the network a sample, instead of --steps.")
+@click.option("--size", metavar="HxW", help="Larger images than the run's, drawn in tiles.")
+@click.option("--enlarge", type=click.IntRange(2), help="Images so many times the run's size, drawn coarse to fine.")
 @click.option("--raw", is_flag=True, help="The weights themselves, not their moving average.")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder for the images. Default: RUN/drawn-SEED, numbered if taken."
@@ -39,6 +41,8 @@ def sample(
     condition: str | None,
     steps: int | None,
     nfe: int | None,
+    size: str | None,
+    enlarge: int | None,
     raw: bool,
     out: str | None,
     quiet: bool,
@@ -51,20 +55,30 @@ def sample(
     atlas-core sample runs/digits -n 20 --condition 7
     atlas-core sample runs/digits --condition 0,1,2 --seed 100 --nfe 50
     atlas-core sample runs/digits sampler.use=ddpm-ancestral sampling.guidance.use=cfg
+    atlas-core sample runs/digits --enlarge 2               twice as high and wide, coarse to fine
+    atlas-core sample runs/digits --size 8x24               wider than what it was trained on, in tiles
     """
     from atlas_core.errors import UsageError
     from atlas_core.pipeline import load
     from atlas_core.report.pictures import write_samples
+    from atlas_core.tasks import hierarchical, tiled
 
     if steps is not None and nfe is not None:
         raise UsageError("--steps and --nfe are two ways to say one thing: give one of them")
+    if size is not None and enlarge is not None:
+        raise UsageError("--size draws in tiles, --enlarge coarse to fine: give one of them")
     _refuse_without_effect(overrides)
     pipeline = load(run, overrides, average=not raw)
     first = pipeline.plan.sampling.seed if seed is None else seed
     with options.watched(pipeline, quiet):
-        inputs = _conditions(condition, count, _classes(pipeline))
-        x = pipeline.sample(count, seed=first, steps=steps, nfe=nfe, condition=inputs)
-    folder = Path(out) if out else _unused((pipeline.run.path if pipeline.run else Path()) / f"drawn-{first}")
+        inputs = conditions_of(condition, count, _classes(pipeline))
+        if size is not None:
+            x = tiled(pipeline, count, size=_size(size), seed=first, steps=steps, nfe=nfe, condition=inputs)
+        elif enlarge is not None:
+            x = hierarchical(pipeline, count, factor=enlarge, seed=first, steps=steps, nfe=nfe, condition=inputs)
+        else:
+            x = pipeline.sample(count, seed=first, steps=steps, nfe=nfe, condition=inputs)
+    folder = Path(out) if out else unused((pipeline.run.path if pipeline.run else Path()) / f"drawn-{first}")
     files = write_samples(pipeline, x, folder, first, inputs, steps=steps, nfe=nfe)
     if as_json:
         result(json.dumps({"schema": 1, "folder": str(folder), "files": [str(file) for file in files]}, indent=2))
@@ -84,11 +98,18 @@ def _refuse_without_effect(overrides: tuple[str, ...]) -> None:
             )
 
 
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    if found is None:
+        raise click.UsageError(f"--size {text}: expected height x width, as 64x96")
+    return int(found[1]), int(found[2])
+
+
 def _classes(pipeline: Any) -> int:
     return len(pipeline.spec.classes) if pipeline.network.conditioner is not None else 0
 
 
-def _unused(folder: Path) -> Path:
+def unused(folder: Path) -> Path:
     """Return `folder`, or `folder-2`, …: what was drawn before stays as its manifest says."""
     number, path = 1, folder
     while path.exists():
@@ -97,7 +118,7 @@ def _unused(folder: Path) -> Path:
     return path
 
 
-def _conditions(text: str | None, count: int, classes: int) -> list[Any] | None:
+def conditions_of(text: str | None, count: int, classes: int) -> list[Any] | None:
     """Read `7` or `0,1,2`: numbers are class indices, other words class names; repeated in turn to `count`."""
     if text is None:
         return [i % classes for i in range(count)] if classes else None

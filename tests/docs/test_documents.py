@@ -58,10 +58,22 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, digits_run: Path) -> Path:
+    """A folder with the images that docs/tasks.md makes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    shutil.copytree(digits_run, folder / "runs" / "digits")
+    with contextlib.chdir(folder):
+        exec(compile(blocks("python", [ROOT / "docs" / "tasks.md"])[0][1], "tasks.md", "exec"), {})
+    shutil.rmtree(folder / "runs")
+    return folder
+
+
 @pytest.fixture
-def desk(digits_run: Path, tables: Path, tmp_path: Path) -> Path:
-    """A folder with what a reader of the documents has by then: a finished run, a config of one's own, two tables."""
-    shutil.copytree(tables, tmp_path, dirs_exist_ok=True)
+def desk(digits_run: Path, tables: Path, pictures: Path, tmp_path: Path) -> Path:
+    """A folder with what a reader of the documents has by then: a finished run, a config, tables, pictures."""
+    for folder in (tables, pictures):
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     shutil.copytree(digits_run, tmp_path / "runs" / "digits")
     toml = next(text for name, text in blocks("toml") if name.endswith("/README.md") and "[data]" in text)
     (tmp_path / "mine.toml").write_text(toml)
