@@ -39,7 +39,7 @@ RANGE = {torch.float64: 1e280, torch.float32: 1e30}
 underflow there."""
 FOLDED_BYTES = 2**23
 """Copies of the points that are never too large, nor are those of an eighth of a float32 matrix."""
-TALL = 2048
+TALL = 1024
 """Rows of a tile where its columns are converted for it."""
 LOG2_E = math.log2(math.e)
 

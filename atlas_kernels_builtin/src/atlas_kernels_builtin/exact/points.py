@@ -67,4 +67,9 @@ class Points:
             return points.to(dtype)
         # Subtracted in the wider of the two dtypes: the difference is rounded once.
         wide = torch.promote_types(dtype, points.dtype)
-        return (points.to(wide) - self.centre[batch].to(wide)).to(dtype)
+        centre = self.centre[batch].to(wide)
+        out = torch.empty_like(points, dtype=dtype)
+        step = max(1, CHUNK // (points.shape[0] * points.shape[2]))
+        for piece, found in zip(points.split(step, dim=1), out.split(step, dim=1), strict=True):
+            found.copy_(piece.to(wide) - centre)
+        return out
