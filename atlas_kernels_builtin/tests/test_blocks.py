@@ -31,3 +31,19 @@ def test_float32_entries_are_those_of_float64(kernel, epsilon):
     exact = stream(kernel, x.double(), y.double(), epsilon=epsilon).exact_rows(torch.arange(60))
     got = stream(kernel, x, y, epsilon=epsilon).dense()
     torch.testing.assert_close(got.double(), exact, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kernel", [Laplacian(), Matern(nu=0.5)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("share", [0.05, 1.0], ids=["few", "most"])
+@pytest.mark.parametrize("bytes", [2**23, 20_000])
+def test_near_points_do_not_cancel_under_a_cusp(kernel, share, bytes):
+    x = points(80, 8, torch.float64)
+    y = points(80, 8, torch.float64, seed=1)
+    near = int(80 * share)
+    y[:near] = x[0] + 10.0 ** torch.linspace(-12, -4, near).double()[:, None] * y[:near]
+    x[1:near] = x[0] + 1e-7 * x[1:near]
+    operator = stream(kernel, x, y, epsilon=0.01, block_bytes=bytes)
+    torch.testing.assert_close(operator.dense(), operator.exact_rows(torch.arange(80)), rtol=1e-9, atol=0)
+    method = operator.exponents().blocks.method
+    assert (method.name, method.dtype) == ("radial", torch.float64)
+    assert 0 < method.near < 1e-3 * operator.points.span

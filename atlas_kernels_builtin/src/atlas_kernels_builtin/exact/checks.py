@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,31 @@ def common_batch(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[int, ...]:
         return tuple(torch.broadcast_tensors(*shapes)[0].shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         raise ValueError(f"the batch dimensions of x {tuple(x.shape)} and y {tuple(y.shape)} do not match") from None
+
+
+@torch.no_grad()
+def check_range(kernel: Kernel, x: Tensor, y: Tensor) -> None:
+    """Raise ValueError if squared distances, which the kernel is a function of, would under- or overflow.
+
+    That is told from the widest of the coordinates: points that all coincide are as good as any.
+    """
+    if not hasattr(kernel, "log_radial"):
+        return
+    info = torch.finfo(torch.promote_types(x.dtype, torch.float32))
+    low, high = (info.tiny / info.eps) ** 0.5, (info.max / (4 * x.shape[-1])) ** 0.5
+    largest = max(float(extreme.abs()) for points in (x, y) for extreme in points.detach().aminmax())
+    if low < largest < high:
+        # Points may still be close to each other; if so, they are rounded by more than their distances.
+        return
+    lows, highs = zip(*(p.detach().flatten(0, -2).aminmax(dim=0) for p in (x, y)), strict=True)
+    width = float((torch.maximum(*highs) - torch.minimum(*lows)).amax())
+    if width != 0 and not low < width < high:  # NaN is not named here
+        power = -round(math.log2(width)) if math.isfinite(width) else -round(math.log2(largest))
+        raise ValueError(
+            f"{type(kernel).__name__}: the points are {width:.3g} wide, and in {str(x.dtype)[6:]} squares of lengths "
+            f"below {low:.1g} underflow and above {high:.1g} overflow: multiply the points, and what length the kernel "
+            f"has, by 2.0**{power}"
+        )
 
 
 def check_epsilon(

@@ -14,7 +14,7 @@ from atlas_core.contracts import Estimate, Kernel, KernelOperator
 from atlas_kernels_builtin.exact import passes
 from atlas_kernels_builtin.exact.attached import AttachedProducts
 from atlas_kernels_builtin.exact.blocks import Blocks, Exponents
-from atlas_kernels_builtin.exact.checks import check_epsilon, common_batch, flatten_vector
+from atlas_kernels_builtin.exact.checks import check_epsilon, check_range, common_batch, flatten_vector
 from atlas_kernels_builtin.exact.engines import engine_of, fused_log_sum, fused_product
 from atlas_kernels_builtin.exact.estimate import rounding_error
 from atlas_kernels_builtin.exact.points import Points
@@ -57,6 +57,7 @@ def stream(
 ) -> StreamingOperator:
     """Return the streaming operator itself, whatever the kernel offers; `block_bytes` bounds one block of K."""
     batch = common_batch(kernel, x, y)
+    check_range(kernel, x, y)
     epsilon = check_epsilon(kernel, epsilon, batch, x)
     count = math.prod(batch)
     flat = [p.expand(*batch, *p.shape[-1 - kernel.item_ndim :]) for p in (x, y)]

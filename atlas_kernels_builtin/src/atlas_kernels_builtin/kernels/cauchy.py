@@ -8,6 +8,7 @@ from torch import Tensor
 
 from atlas_kernels_builtin.approximate.spectral import gamma
 from atlas_kernels_builtin.kernels.distances import squared_distances
+from atlas_kernels_builtin.kernels.parts import check_length
 
 
 @attrs.frozen
@@ -25,7 +26,7 @@ class Cauchy:
 
     scale: float = attrs.field(
         default=1.0,
-        validator=attrs.validators.gt(0),
+        validator=check_length,
         metadata={"help": "Distance s at which k has fallen to one half, in the units of the data."},
     )
 
@@ -57,7 +58,7 @@ class InverseMultiquadric:
 
     scale: float = attrs.field(
         default=1.0,
-        validator=attrs.validators.gt(0),
+        validator=check_length,
         metadata={"help": "Distance s at which k has fallen to 1/√2, in the units of the data."},
     )
 

@@ -6,6 +6,7 @@ import attrs
 from torch import Tensor
 
 from atlas_kernels_builtin.kernels.distances import squared_distances
+from atlas_kernels_builtin.kernels.parts import check_length
 
 
 @attrs.frozen
@@ -21,7 +22,7 @@ class Gaussian:
 
     bandwidth: float = attrs.field(
         default=1.0,
-        validator=attrs.validators.gt(0),
+        validator=check_length,
         metadata={"help": "Standard deviation h of the bell, in the units of the data; the cost is |x − y|² / (2h²)."},
     )
 

@@ -9,7 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from atlas_kernels_builtin.exact.checks import check_range
 from atlas_kernels_builtin.kernels.distances import squared_distances
+from atlas_kernels_builtin.kernels.parts import SMALLEST
 
 CHUNK = 2**18
 """Coordinates whose moments are taken in one go."""
@@ -60,9 +62,13 @@ class SquaredEuclidean:
             return self
         mean = float(_mean_squared(x.detach(), y.detach(), a, b))
         if not math.isfinite(mean):
+            largest = max(float(points.detach().abs().amax()) for points in (x, y))
             raise ValueError(
-                "squared-euclidean: the mean of |x − y|² is not finite: x or y holds NaN, infinite or huge values"
+                f"squared-euclidean: the mean of |x − y|² is not finite: the largest coordinate is {largest:.3g}"
+                + (f"; multiply the points by 2.0**{-round(math.log2(largest))}" if math.isfinite(largest) else "")
             )
+        if mean < SMALLEST**2:
+            check_range(self, x, y)  # squares that underflow
         return attrs.evolve(self, scale=mean if mean > 0 else 1.0)
 
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
