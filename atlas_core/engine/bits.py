@@ -56,7 +56,7 @@ def coarse_normals(words: Words, kind: Kind) -> Floats:
 
     Their distribution function is within 2⁻¹⁷ of Φ, their variance 1, |z| ≤ 4.4: for sums of several.
     """
-    return _quantiles(kind)[words.view(np.uint16)]
+    return _quantiles(kind).take(words.view(np.uint16))
 
 
 @lru_cache(maxsize=2)
