@@ -54,17 +54,16 @@ def test_uniform_steps_are_even_and_on_edm_those_of_karras():
     torch.testing.assert_close(Uniform().times(EDM(), 18), Karras().times(EDM(), 18))
 
 
-def test_logistic_steps_are_even_in_a_logistic_function_of_the_level(process):
-    n = 20
+@pytest.mark.parametrize(("n", "center", "scale"), [(20, -1.4 + 6.5 / 20, 1.12), (4, -0.1, 1.024), (80, -1.31875, 1.3)])
+def test_logistic_steps_are_even_in_a_logistic_function_of_the_level(process, n, center, scale):
     got = levels(process, LogisticLogSNR().times(process, n))[:-1].log()
-    u = 1 / (1 + torch.exp(-(got + 1.0) / 1.25))
-    torch.testing.assert_close(u[1:].diff(), u[1:].diff()[0].expand(n - 2), rtol=1e-7, atol=0)
-    assert float(got[-1].exp()) == pytest.approx(0.35 / n**1.15, rel=1e-9)
-    one = 1 / (1 + math.exp(-(math.log(80) + 1) / 1.25))
+    u = 1 / (1 + torch.exp(-(got - center) / scale))
+    torch.testing.assert_close(u[1:].diff(), u[1:].diff()[0].expand(n - 2), rtol=1e-6, atol=0)
+    one = 1 / (1 + math.exp(-(math.log(80) - center) / scale))
     assert float(u[1]) == pytest.approx(one + float(u[2] - u[1]), rel=1e-7)
 
 
-@pytest.mark.parametrize(("n", "last"), [(2, 0.1), (1000, 0.002)])
+@pytest.mark.parametrize(("n", "last"), [(2, 11 / (10 + 2**2.4)), (10, 11 / (10 + 10**2.4)), (1000, 0.002)])
 def test_logistic_ends_near_the_data_but_not_beyond_where_networks_are_trained(n, last):
     times = LogisticLogSNR().times(EDM(), n)
     assert float(EDM().sigma(times[-2])) == pytest.approx(last, rel=1e-9)

@@ -12,14 +12,18 @@ from atlas_solvers_builtin.processes.edm import EDM
 from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
 from atlas_solvers_builtin.processes.vp_linear import VPLinear
 from atlas_solvers_builtin.samplers.ddpm_ancestral import DDPMAncestral
+from atlas_solvers_builtin.samplers.deis import DEIS
 from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
 from atlas_solvers_builtin.samplers.dpmpp_2m_sde import DPMpp2MSDE
+from atlas_solvers_builtin.samplers.dpmpp_3m import DPMpp3M
 from atlas_solvers_builtin.samplers.dpmpp_sde import DPMppSDE
 from atlas_solvers_builtin.samplers.edm_stochastic import EDMStochastic
 from atlas_solvers_builtin.samplers.euler import Euler
 from atlas_solvers_builtin.samplers.euler_ancestral import EulerAncestral
 from atlas_solvers_builtin.samplers.heun import Heun
+from atlas_solvers_builtin.samplers.multistep import Multistep
 from atlas_solvers_builtin.samplers.sa_solver import SASolver
+from atlas_solvers_builtin.samplers.unipc import UniPC
 
 from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.sampling import drain
@@ -33,7 +37,16 @@ STOCHASTIC = {
     "sa-solver": SASolver(),
     "edm-stochastic": EDMStochastic(),
 }
-SAMPLERS = {"euler": Euler(), "heun": Heun(), "dpmpp-2m": DPMpp2M(), **STOCHASTIC}
+SAMPLERS = {
+    "euler": Euler(),
+    "heun": Heun(),
+    "multistep": Multistep(),
+    "dpmpp-2m": DPMpp2M(),
+    "dpmpp-3m": DPMpp3M(),
+    "deis": DEIS(),
+    "unipc": UniPC(),
+    **STOCHASTIC,
+}
 ALL = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
 
@@ -128,7 +141,7 @@ def test_dpmpp_2m_is_the_rule_of_lu_et_al(exact_denoiser, mixture):
             ahead = (1 + 1 / (2 * r)) * data - 1 / (2 * r) * old
         expected = sigmas[i + 1] / sigmas[i] * expected - math.expm1(-h) * ahead
         old = data
-    torch.testing.assert_close(drain(DPMpp2M().steps(denoiser, x, times)), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(drain(DPMpp2M(reach=math.inf).steps(denoiser, x, times)), expected, rtol=1e-9, atol=1e-9)
 
 
 @ALL

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from atlas_solvers_builtin.samplers.ddpm_ancestral import DDPMAncestral
+from atlas_solvers_builtin.samplers.deis import DEIS
 from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
+from atlas_solvers_builtin.samplers.dpmpp_3m import DPMpp3M
 from atlas_solvers_builtin.samplers.euler import Euler
 from atlas_solvers_builtin.samplers.heun import Heun
+from atlas_solvers_builtin.samplers.multistep import Multistep
+from atlas_solvers_builtin.samplers.unipc import UniPC
 
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.network import Network
@@ -91,6 +95,36 @@ def test_error_falls_with_the_claimed_order_on_a_mixture(
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(order, abs=0.25), f"errors {errors}"
     assert errors[-1] < {1: 5e-3, 2: 1e-4}[order]
+
+
+HIGHER = {
+    "multistep, order 1": (Multistep(order=1), 2),
+    "multistep, order 2": (Multistep(order=2), 3),
+    "multistep": (Multistep(), 4),
+    "multistep, no corrector": (Multistep(corrector=False), 3),
+    "multistep, log-snr": (Multistep(variable="log-snr"), 4),
+    "dpmpp-3m": (DPMpp3M(), 3),
+    "deis, order 2": (DEIS(order=2), 2),
+    "deis": (DEIS(), 3),
+    "unipc, order 2": (UniPC(order=2), 3),
+    "unipc": (UniPC(), 4),
+}
+"""A corrector adds one to the order."""
+
+
+@pytest.mark.parametrize("name", list(HIGHER))
+def test_error_falls_with_the_order_of_the_family_on_a_mixture(name, process, exact_denoiser, mixture, flow):
+    sampler, order = HIGHER[name]
+    start, exact = flow
+    steps, errors = [40, 80, 160, 320], []
+    for n in steps:
+        levels = torch.exp(torch.linspace(math.log(20), math.log(0.05), n + 1, dtype=F64))
+        times = process.time_of_log_snr(-2 * levels.log())
+        first, last = process.alpha(times[0]), process.alpha(times[-1])
+        end = drain(sampler.steps(exact_denoiser(process, mixture), first * start, times))
+        errors.append(float((end / last - exact).square().mean().sqrt()))
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(order, abs=0.3), f"errors {errors}"
 
 
 def discrete_law(process, times, mean, std):

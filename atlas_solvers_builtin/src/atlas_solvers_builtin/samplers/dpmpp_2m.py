@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 import attrs
 from torch import Tensor
 
 from atlas_core.contracts import Denoiser, NoiseSource, Step
+from atlas_solvers_builtin.samplers.linear_multistep import integrate
+from atlas_solvers_builtin.samplers.multistep_plan import multistep_plan, relative
+from atlas_solvers_builtin.samplers.safeguard import REACH_UNMENDED, reach_field
 
 
 @attrs.frozen
@@ -21,12 +22,14 @@ class DPMpp2M:
         x_t = keep · x_s + pull · (x̂₀ + h/(2h') · (x̂₀ − x̂₀')).
 
     The first step has nothing to look back on, and where λ is infinite (σ_t = 0 at the end, α = 0 at the start) there
-    is no line to extend: those steps are of first order.
+    is no line to extend: those steps are of first order. `multistep` of order 2 has the exact integral in place of h/2.
     """
 
     paper = "Lu et al. 2022 (DPM-Solver++), alg. 2"
     accepts = frozenset({"denoiser"})
     stochastic = False
+
+    reach: float = reach_field(REACH_UNMENDED)
 
     def nfe(self, steps: int) -> int:
         """One call a step."""
@@ -36,19 +39,11 @@ class DPMpp2M:
         self, denoiser: Denoiser, x: Tensor, times: Tensor, *, noise: NoiseSource | None = None
     ) -> Iterator[Step]:
         """Integrate x (b, *item) along times (n + 1,)."""
-        process = denoiser.process
-        keep, pull = (c.tolist() for c in process.ode_step(times[:-1], times[1:]))
-        extend = extrapolation(process.log_snr(times).tolist())
-        previous: Tensor | None = None
-        for index, (s, t) in enumerate(zip(times[:-1], times[1:].tolist(), strict=True)):
-            x0 = denoiser(x, s)
-            ahead = x0 if previous is None or not extend[index] else x0 + extend[index] * (x0 - previous)
-            x, previous = keep[index] * x + pull[index] * ahead, x0
-            yield Step(index, t, x, x0)
+        plan = multistep_plan(denoiser.process, times, order=2, rule=relative(line_to_the_middle), reach=self.reach)
+        return integrate(denoiser, x, times, plan)
 
 
-def extrapolation(log_snr: list[float]) -> list[float]:
-    """Return h/(2h') of each step, 0 where it is of first order: n + 1 numbers -> n."""
-    steps = [after - before for before, after in pairwise(log_snr)]
-    ratios = [h / (2 * last) if math.isfinite(h) else 0.0 for last, h in pairwise(steps)]
-    return [0.0, *ratios]
+def line_to_the_middle(nodes: Sequence[float], span: float) -> tuple[float, ...]:
+    """Return the shares of two predictions in the line through them, at half the step: 1 + h/(2h'), −h/(2h')."""
+    ahead = span / (2 * (nodes[1] - nodes[0]))
+    return 1 + ahead, -ahead
