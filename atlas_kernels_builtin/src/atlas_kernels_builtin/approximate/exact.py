@@ -51,22 +51,37 @@ def exact_of(kernel: Kernel, x: Tensor, y: Tensor, epsilon: float | Tensor) -> E
     return Exact(kernel, flat_x, flat_y, batch, epsilon.reshape(batch) if isinstance(epsilon, Tensor) else epsilon)
 
 
-def relative_error(got: Tensor, exact: Tensor, odds: Tensor | None) -> Estimate:
+def relative_error(
+    got: Tensor, exact: Tensor, odds: Tensor | None, *, sampled_columns: Tensor | None = None
+) -> Estimate:
     """Relative l2 error of K v over normal vectors v, √(E|K̂v − Kv|² / E|Kv|²) = |K̂ − K|_F / |K|_F, from some rows.
 
     `got` and `exact` hold the same rows of K̂ and K, (*batch, r, m) in float64, drawn with replacement with `odds` (r,);
     None: all rows are there, and the number is exact. Whole rows need no v, so none of its chance is in the number. The
-    interval is the delta method's for the logarithm of the ratio, which is closer to normal than the ratio.
+    interval is the delta method's for the logarithm of the ratio, which is closer to normal than the ratio. Where only
+    some columns are there, multiplied with the roots of their weights, `sampled_columns` (m,) says which of them are a
+    sample: what another one would have changed is then in the interval, too.
     """
     share = 1.0 if odds is None else 1 / odds
-    errors, sizes = ((rows.square().sum(-1) * share).flatten() for rows in (got - exact, exact))
+    squares = [rows.square() for rows in (got - exact, exact)]
+    errors, sizes = ((square.sum(-1) * share).flatten() for square in squares)
     if not float(sizes.sum()) > 0:
         value = 0.0 if float(errors.sum()) == 0 else math.inf
         return Estimate(value=value, low=value, high=value)
-    ratio, spread = float(errors.sum() / sizes.sum()), 0.0
-    if odds is not None and ratio > 0:
-        variance = (errors - ratio * sizes).square().sum() * len(errors) / max(len(errors) - 1, 1)
-        spread = float(variance.sqrt() / errors.sum())
+    ratio, variance = float(errors.sum() / sizes.sum()), 0.0
+    if odds is not None:
+        variance += _variance_of_sum(errors - ratio * sizes)
+    if sampled_columns is not None:
+        weights = torch.ones_like(got[..., 0]) if odds is None else (1 / odds).expand(got.shape[:-1])
+        columns = [torch.einsum("...r,...rc->c", weights, square)[sampled_columns] for square in squares]
+        variance += _variance_of_sum(columns[0] - ratio * columns[1])
+    spread = variance**0.5 / float(errors.sum()) if ratio > 0 else 0.0
     value = max(ratio**0.5, torch.finfo(torch.float64).eps)  # the reference is no better than this
     width = math.exp(0.5 * NORMAL_95 * spread)
     return Estimate(value=value, low=value / width, high=value * width)
+
+
+def _variance_of_sum(draws: Tensor) -> float:
+    """Of the sum of so many independent draws of one law, from the draws themselves."""
+    count = draws.numel()
+    return float((draws - draws.mean()).square().sum()) * count / max(count - 1, 1) if count else 0.0

@@ -56,11 +56,12 @@ def rp_cholesky(
             "nystroem: rp-cholesky needs a positive definite kernel, and k(x, x) is not positive: use method = "
             '"k-means++" or "uniform"'
         )
-    factor = torch.zeros(len(points), 0, dtype=torch.float64, device=points.device)
+    room = torch.empty(len(points), count, dtype=torch.float64, device=points.device)
     picked = torch.zeros(0, dtype=torch.int64)
     while len(picked) < count and float(left.sum()) > tolerance * total:
         proposed = torch.multinomial(left.cpu(), max(8, count // 8), replacement=True, generator=generator)
         chance = torch.rand(len(proposed), generator=generator, dtype=torch.float64)
+        factor = room[:, : len(picked)]
         rows = factor[proposed]
         schur = (gram(points[proposed], points[proposed]) - rows @ rows.mT).cpu()
         new = proposed[_accepted(schur, chance * left.cpu()[proposed])][: count - len(picked)]
@@ -69,7 +70,8 @@ def rp_cholesky(
         core = columns[new] + torch.finfo(torch.float64).eps * total / len(points) * torch.eye(len(new)).to(columns)
         root = torch.linalg.cholesky(core)
         columns = torch.linalg.solve_triangular(root, columns.mT, upper=False).mT
-        factor, picked = torch.cat([factor, columns], dim=1), torch.cat([picked, new])
+        room[:, len(picked) : len(picked) + len(new)] = columns
+        picked = torch.cat([picked, new])
         left = (left - columns.square().sum(-1)).clamp(min=0)
         left[picked] = 0
     return picked

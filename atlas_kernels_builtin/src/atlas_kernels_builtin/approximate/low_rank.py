@@ -1,10 +1,10 @@
-"""The operator of every approximation: K ≈ A Bᵀ with r columns, so that a product costs (n + m) r instead of n m."""
+"""The operator of every approximation: K ≈ A M Bᵀ of rank r, so that a product costs (n + m) r instead of n m."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import torch
@@ -21,7 +21,8 @@ PILOT_COLUMNS = 32
 
 @attrs.frozen(eq=False, slots=False)
 class LowRankOperator:
-    """Apply A Bᵀ. With `logarithmic` factors, log A and log B, it is positive and works at any ε as an exact one does.
+    """Apply A Bᵀ, or A M Bᵀ with a small M. With `logarithmic` factors, log A and log B, it is positive and works at
+    any ε as an exact one does.
 
     Otherwise entries may be negative: there is then no logarithm, and scaling solvers refuse it (`positive`). Sums,
     costs and rows are those of A Bᵀ, not of the kernel: C = −ε log (A Bᵀ). `error_estimate` says how far it is off.
@@ -37,8 +38,10 @@ class LowRankOperator:
     logarithmic: bool
     name: str
     """Of the approximation, for errors."""
-    own: Tensor | None = None
-    """How far each row may be off, (*batch, n), in any unit, where that is known: the odds of a probe."""
+    middle: Tensor | None = None
+    """M, (*batch, r, r), in float64; None: the identity, as it always is with logarithmic factors."""
+    own: Callable[[], Sequence[Tensor]] | None = None
+    """How far each row of each problem may be off, (n,), in any unit, where that is known: the odds of a probe."""
     log_scales: tuple[Tensor, Tensor] | None = None
     """What `scaled` has multiplied with, (*batch, n) and (*batch, m); the factors contain it."""
     storage: torch.dtype | None = None
@@ -52,17 +55,19 @@ class LowRankOperator:
         *,
         logarithmic: bool,
         name: str,
-        own: Sequence[Tensor] = (),
+        middles: Sequence[Tensor | None] = (),
+        own: Callable[[], Sequence[Tensor]] | None = None,
     ) -> LowRankOperator:
         """Make it of the factors of each problem, (n, r) and (m, r), whose r may differ if they are not logarithmic."""
         rank = max(left.shape[-1] for left, _ in factors)
-        sides = [
-            torch.stack([torch.nn.functional.pad(factor, (0, rank - factor.shape[-1])) for factor in side])
-            for side in zip(*factors, strict=True)
-        ]
+        sides = [_stacked(side, rank) for side in zip(*factors, strict=True)]
         left, right = (side.reshape(*exact.batch_shape, *side.shape[1:]) for side in sides)
-        diagonal = torch.stack(list(own)).reshape(*exact.batch_shape, -1) if own else None
-        return cls(exact, left, right, logarithmic=logarithmic, name=name, own=diagonal)
+        middle = None
+        if any(one is not None for one in middles):
+            unit = torch.eye(rank, dtype=torch.float64, device=left.device)
+            padded = [unit if one is None else _padded(one, rank) for one in middles]
+            middle = torch.stack(padded).reshape(*exact.batch_shape, rank, rank)
+        return cls(exact, left, right, logarithmic=logarithmic, name=name, middle=middle, own=own)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,11 +106,12 @@ class LowRankOperator:
 
     def matvec(self, v: Tensor) -> Tensor:
         """K @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k)."""
-        return _apply(self.factors[0], self.factors[1], v, self.batch_shape)
+        return _apply(self.factors[0], self.middle, self.factors[1], v, self.batch_shape)
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """Kᵀ @ u: (*batch, n) or (*batch, n, k) -> (*batch, m) or (*batch, m, k)."""
-        return _apply(self.factors[1], self.factors[0], u, self.batch_shape)
+        middle = None if self.middle is None else self.middle.mT
+        return _apply(self.factors[1], middle, self.factors[0], u, self.batch_shape)
 
     def log_matvec(self, log_v: Tensor) -> Tensor:
         """log Σ_j K_ij exp(log_v_j): (*batch, m) -> (*batch, n). Raises ValueError unless positive."""
@@ -120,9 +126,10 @@ class LowRankOperator:
     ) -> LowRankOperator:
         """diag(exp log_left) K diag(exp log_right): (*batch, n), (*batch, m); entries may be −inf.
 
-        Logarithmic factors overflow only where an entry of the product does. `storage`: see `KernelOperator`; there
-        are no entries to `drop`.
+        Logarithmic factors overflow only where an entry of the product does. `storage`: see `KernelOperator`; factors
+        with M between them keep their dtype, since M multiplies their rounding. There are no entries to `drop`.
         """
+        storage = storage if self.middle is None else None
         if self.logarithmic:
             left, right = self.left + log_left[..., None], self.right + log_right[..., None]
         else:
@@ -137,8 +144,9 @@ class LowRankOperator:
     def sums(self) -> tuple[Tensor, Tensor]:
         """Row and column sums: (*batch, n), (*batch, m), in the precision of `dtype`."""
         left, right = self.factors if self.storage in (None, self.dtype) else self._factors()
-        rows = left @ right.sum(-2)[..., None]
-        return rows[..., 0], (right @ left.sum(-2)[..., None])[..., 0]
+        middle = None if self.middle is None else self.middle.mT
+        rows = left @ _through(self.middle, right.sum(-2)[..., None])
+        return rows[..., 0], (right @ _through(middle, left.sum(-2)[..., None]))[..., 0]
 
     def log_rows(self, index: Tensor) -> Tensor:
         """log K of the rows `index`: (r,) -> (*batch, r, m). Raises ValueError unless positive."""
@@ -164,8 +172,12 @@ class LowRankOperator:
 
     def dense(self) -> Tensor:
         """K itself, (*batch, n, m)."""
-        left, right = self._factors()
-        return left @ right.mT
+        return self._entries(*self._factors())
+
+    def entries(self, rows: Tensor | slice, columns: Tensor) -> Tensor:
+        """K of some rows and columns, (r,), (c,) -> (*batch, r, c), in `storage`."""
+        left, right = self.factors
+        return self._entries(left[..., rows, :], right[..., columns, :])
 
     @torch.no_grad()
     def error_estimate(self, probes: int = 64, *, seed: int = 0) -> Estimate:
@@ -181,28 +193,35 @@ class LowRankOperator:
         index = torch.multinomial(odds.cpu(), probes, replacement=True, generator=generator).to(self.device)
         return relative_error(*self._rows(index), odds[index])
 
-    def _rows(self, rows: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _rows(self, rows: Tensor | slice, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """K̂ and K in float64, of some rows and all or some columns: (*batch, r, c)."""
         if columns is None:
             columns = torch.arange(self.shape[1], device=self.device)
-        left, right = self.factors
         exact = self.exact.block(rows, columns)
         if self.log_scales is not None:
             scales = [scale.double() for scale in self.log_scales]
             exact = exact * (scales[0][..., rows, None] + scales[1][..., None, columns]).exp()
-        return (left[..., rows, :] @ right[..., columns, :].mT).double(), exact
+        return self.entries(rows, columns).double(), exact
 
     def _odds(self, generator: torch.Generator) -> Tensor:
         """How often a row is probed, (n,): equal odds, the error on some columns, and `own`, a third each."""
         n, m = self.shape
         columns = torch.randperm(m, generator=generator)[:PILOT_COLUMNS].to(self.device)
-        got, exact = self._rows(torch.arange(n, device=self.device), columns)
+        got, exact = self._rows(slice(None), columns)
         signs = [torch.ones_like(got[..., 0]), (got - exact).square().sum(-1)]
         if self.own is not None:
-            signs.append(self.own.double())
+            signs.append(torch.stack(list(self.own())).double().reshape(got.shape[:-1]))
         shares = [sign / sign.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny) for sign in signs]
         odds = torch.stack(shares).reshape(len(shares), -1, n).sum((0, 1))
         return odds / odds.sum()
+
+    def _entries(self, left: Tensor, right: Tensor) -> Tensor:
+        """Of K̂, from rows of either factor; M meets the side with fewer of them."""
+        if self.middle is None:
+            return left @ right.mT
+        if left.shape[-2] <= right.shape[-2]:
+            return (left.double() @ self.middle).to(left.dtype) @ right.mT
+        return left @ _through(self.middle, right.mT)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """A and B in the precision of `dtype`."""
@@ -228,14 +247,31 @@ class LowRankOperator:
             )
 
 
-def _apply(outer: Tensor, inner: Tensor, v: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
-    """outer innerᵀ v, computed in the dtype of the factors and returned in that of v."""
+def _stacked(factors: Sequence[Tensor], rank: int) -> Tensor:
+    """The factors of each problem, with columns of zeros: (b, n, r). A single one is not copied."""
+    if len(factors) == 1:
+        return factors[0][None]
+    return torch.stack([torch.nn.functional.pad(factor, (0, rank - factor.shape[-1])) for factor in factors])
+
+
+def _padded(middle: Tensor, rank: int) -> Tensor:
+    more = rank - len(middle)
+    return torch.nn.functional.pad(middle, (0, more, 0, more))
+
+
+def _through(middle: Tensor | None, vectors: Tensor) -> Tensor:
+    """M times vectors, (*batch, r, k): in float64, since entries of M are large and cancel, but in their dtype."""
+    return vectors if middle is None else (middle @ vectors.double()).to(vectors.dtype)
+
+
+def _apply(outer: Tensor, middle: Tensor | None, inner: Tensor, v: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
+    """outer M innerᵀ v, computed in the dtype of the factors and returned in that of v."""
     lead = len(batch_shape)
     if v.shape[lead : lead + 1] != inner.shape[-2:-1] or not lead < v.ndim <= lead + 2:
         wanted = (*batch_shape, inner.shape[-2])
         raise ValueError(f"a vector of shape {wanted}, or with one more dimension, is needed, not {tuple(v.shape)}")
     columns = (v if v.ndim == lead + 2 else v[..., None]).to(inner.dtype)
-    out = (outer @ (inner.mT @ columns)).to(v.dtype)
+    out = (outer @ _through(middle, inner.mT @ columns)).to(v.dtype)
     return out if v.ndim == lead + 2 else out[..., 0]
 
 

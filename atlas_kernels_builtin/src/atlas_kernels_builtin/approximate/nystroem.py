@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -11,14 +12,12 @@ from torch import Tensor
 from atlas_core import component
 from atlas_core.contracts import Kernel
 from atlas_kernels_builtin.approximate import landmarks as pick
-from atlas_kernels_builtin.approximate.exact import exact_of
+from atlas_kernels_builtin.approximate.at_landmarks import Factors, factors_at
+from atlas_kernels_builtin.approximate.exact import Exact, exact_of
 from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
 from atlas_kernels_builtin.exact.streaming import stream
 from atlas_kernels_builtin.kernels.parts import block_of
 from atlas_kernels_builtin.kernels.wrapping import Wrapping
-
-CHUNK = 2**23
-"""Entries of K(x, z) at a time, in float64."""
 
 
 @attrs.frozen
@@ -45,6 +44,14 @@ class Nystroem(Wrapping):
         validator=attrs.validators.in_(("rp-cholesky", "k-means++", "uniform")),
         metadata={"help": "How landmarks are picked: by what is left of the kernel, by distance, or with equal odds."},
     )
+    accuracy: float = attrs.field(
+        default=0.0,
+        validator=[attrs.validators.ge(0), attrs.validators.lt(1)],
+        metadata={
+            "help": "Error of entries that rounding may cause, in units of k(x, x), where more than the dtype's own: "
+            "from about 1e-5 on, float32 points are several times as fast. It adds to that of few landmarks."
+        },
+    )
     seed: int = attrs.field(default=0, metadata={"help": "Of the random choice of landmarks."})
 
     def block(self, x: Tensor, y: Tensor) -> Tensor:
@@ -55,36 +62,13 @@ class Nystroem(Wrapping):
         """Return A Bᵀ for x (*batch, n, *item), y (*batch, m, *item)."""
         exact = exact_of(self.kernel, x, y, epsilon)
         factors = [self._factors(*problem) for problem in exact.problems()]
-        own = [self._own_error(*problem, left) for problem, (left, _) in zip(exact.problems(), factors, strict=True)]
-        return LowRankOperator.of(exact, factors, logarithmic=False, name="nystroem", own=own)
+        return nystroem_operator(exact, factors)
 
-    def _factors(self, x: Tensor, y: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
-        """(n, r), (m, r)."""
-        dtype, x, y = x.dtype, x.double(), y.double()  # rounding would be divided by the root of small eigenvalues
+    def _factors(self, x: Tensor, y: Tensor, epsilon: float | Tensor) -> Factors:
+        rounding = max(self.accuracy, torch.finfo(x.dtype).eps)
         points = torch.cat([x, y])
-        landmarks = points[self._landmarks(points.detach(), epsilon, 0.1 * torch.finfo(dtype).eps)]
-
-        def gram(p: Tensor, q: Tensor) -> Tensor:
-            return stream(self.kernel, p, q, epsilon=epsilon).dense()
-
-        core = gram(landmarks, landmarks)
-        root, signs = _inverse_root(core.detach(), torch.finfo(dtype).eps)
-
-        def factor(points: Tensor) -> Tensor:
-            parts = points.split(max(1, CHUNK // len(core)))  # type: ignore[no-untyped-call]
-            return torch.cat([(gram(part, landmarks) @ root).to(dtype) for part in parts])
-
-        left, right = factor(x) * signs.to(dtype), factor(y)
-        if core.requires_grad:
-            # RᵀWR is S, so this changes nothing but the derivative, which becomes that of W⁺. The one of eigenvectors
-            # would explode where two eigenvalues are close.
-            left = 2 * left - left @ (root.mT @ core @ root * signs).to(dtype)
-        return left, right
-
-    @torch.no_grad()
-    def _own_error(self, x: Tensor, y: Tensor, epsilon: float | Tensor, left: Tensor) -> Tensor:
-        """|k(x, x) − k̂(x, x)|, (n,): the residual of a positive definite kernel is largest on its diagonal."""
-        return (_diagonal(self.kernel, x) ** (1 / float(epsilon)) - left.square().sum(-1)).abs()
+        landmarks = points[self._landmarks(points.detach().double(), epsilon, 0.1 * rounding)]
+        return factors_at(self.kernel, landmarks, x, y, epsilon, rounding=rounding)
 
     @torch.no_grad()
     def _landmarks(self, points: Tensor, epsilon: float | Tensor, tolerance: float) -> Tensor:
@@ -100,7 +84,7 @@ class Nystroem(Wrapping):
         elif self.method == "k-means++":
             picked = pick.k_means_plus_plus(some, count, generator)
         else:
-            diagonal = _diagonal(self.kernel, some) ** (1 / float(epsilon))
+            diagonal = diagonal_of(self.kernel, some, epsilon)
             picked = pick.rp_cholesky(
                 some,
                 count,
@@ -112,20 +96,30 @@ class Nystroem(Wrapping):
         return among[picked].to(points.device)
 
 
-def _diagonal(kernel: Kernel, points: Tensor) -> Tensor:
-    """k(p, p), (n,)."""
-    return torch.vmap(lambda p: block_of(kernel, p[None], p[None])[0, 0])(points)
+def nystroem_operator(exact: Exact, factors: Sequence[Factors]) -> LowRankOperator:
+    """The operator of the factors of each problem; its probes look first at rows whose own entry is far off."""
+
+    @torch.no_grad()
+    def residual(x: Tensor, epsilon: float | Tensor, made: Factors) -> Tensor:
+        """|k(x, x) − k̂(x, x)|, (n,): that of a positive definite kernel is largest on its diagonal.
+
+        With M between the factors, what the best of the landmarks leaves of it on its own, which is no less.
+        """
+        own = diagonal_of(exact.kernel, x, epsilon)
+        known = made.left.square().sum(-1) if made.middle is None else made.left.square().amax(-1) / own.mean()
+        return (own - known).abs()
+
+    problems = list(zip(exact.problems(), factors, strict=True))
+    return LowRankOperator.of(
+        exact,
+        [(made.left, made.right) for made in factors],
+        middles=[made.middle for made in factors],
+        logarithmic=False,
+        name="nystroem",
+        own=lambda: [residual(x, epsilon, made) for (x, _, epsilon), made in problems],
+    )
 
 
-def _inverse_root(core: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """R (r, k) and signs S (k,) with R S Rᵀ = K(z, z)⁺ but for the k ≤ r directions that `rounding` hides.
-
-    Without a direction of eigenvalue λ about λ / r is lost of an entry, in units of the diagonal: no less than
-    `rounding` is worth a column. With it, the rounding u of float64 itself, in K(x, z), counts as u / √λ: that meets
-    λ / r at λ = (u r)^(2/3), the least of all cuts. Signs are 1 for a positive definite kernel.
-    """
-    values, vectors = torch.linalg.eigh(core)
-    size, unit = len(core), torch.finfo(core.dtype).eps
-    cut = core.diagonal().abs().mean() * max((unit * size) ** (2 / 3), 0.1 * rounding * size)
-    keep = values.abs() > cut
-    return vectors[:, keep] * values[keep].abs().rsqrt(), values[keep].sign()
+def diagonal_of(kernel: Kernel, points: Tensor, epsilon: float | Tensor) -> Tensor:
+    """k(p, p)^(1/ε), (n,)."""
+    return torch.vmap(lambda p: block_of(kernel, p[None], p[None])[0, 0])(points) ** (1 / float(epsilon))

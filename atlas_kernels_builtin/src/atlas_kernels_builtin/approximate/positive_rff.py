@@ -54,8 +54,13 @@ class PositiveRff(Wrapping):
         """Return A Bᵀ for x (*batch, n, d), y (*batch, m, d). Raises ValueError where the spectral law is not known."""
         exact = exact_of(self.kernel, x, y, epsilon)
         factors = [self._log_features(*problem) for problem in exact.problems()]
-        own = [(2 * left.detach().double()).logsumexp(-1).exp() for left, _ in factors]
-        return LowRankOperator.of(exact, factors, logarithmic=True, name="positive-rff", own=own)
+        return LowRankOperator.of(
+            exact,
+            factors,
+            logarithmic=True,
+            name="positive-rff",
+            own=lambda: [(2 * left.detach().double()).logsumexp(-1).exp() for left, _ in factors],
+        )
 
     def _log_features(self, x: Tensor, y: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
         """log φ of both sides: (n, features), (m, features)."""

@@ -13,6 +13,7 @@ from atlas_core.contracts import Estimate, Kernel, KernelOperator
 from atlas_kernels_builtin.approximate.at_landmarks import factors_at
 from atlas_kernels_builtin.approximate.exact import exact_of
 from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
+from atlas_kernels_builtin.approximate.nystroem import nystroem_operator
 from atlas_kernels_builtin.approximate.positive_rff import PositiveRff
 from atlas_kernels_builtin.approximate.rff import Rff
 from atlas_kernels_builtin.auto.choices import (
@@ -32,8 +33,8 @@ from atlas_kernels_builtin.kernels.wrapping import SamePairs
 
 ATTEMPTS = 2
 """Approximations that are built and found wanting before the exact operator is taken."""
-CHECK_SHARE = 0.05
-"""Of the seconds of an exact operator, what measuring the error of another on new rows may take."""
+CHECK_SHARE = 0.1
+"""Of the seconds of what was built, what measuring its error on new rows may take."""
 SAFETY = 0.6
 """Of the tolerance, what a pilot aims at: what is built is measured on other rows, and has to meet all of it."""
 
@@ -87,10 +88,11 @@ class Auto(SamePairs):
         reasons = [f"{other} {_time(other.seconds)}" for other in others]
         made, rejected = self._approximation(task, best, x, y, epsilon)
         if made is None:
+            began = time.perf_counter()
             operator: KernelOperator = _exact(best, self.kernel, x, y, epsilon)
-            choice, error = best, None
+            choice, error, building = best, None, time.perf_counter() - began
         else:
-            operator, choice, error = made
+            operator, choice, error, building = made
             reasons.insert(0, f"{best} {_time(best.seconds)}")
         return AutoOperator(
             inner=operator,
@@ -99,11 +101,12 @@ class Auto(SamePairs):
             reason=_sentence(self, choice, error, reasons + rejected),
             asked_positive=self.positive,
             seconds=time.perf_counter() - start,
+            building_seconds=building,
         )
 
     def _approximation(
         self, task: Task, best: Choice, x: Tensor, y: Tensor, epsilon: float | Tensor
-    ) -> tuple[tuple[LowRankOperator, Choice, Estimate] | None, list[str]]:
+    ) -> tuple[tuple[LowRankOperator, Choice, Estimate, float] | None, list[str]]:
         """What is faster than the best exact choice, measured to be accurate; and why others are not taken."""
         rejected: list[str] = []
         aim = SAFETY * self.tolerance
@@ -115,25 +118,24 @@ class Auto(SamePairs):
                 break
             choice = ready[0].choice
             assert choice is not None
+            began = time.perf_counter()
             operator = self._build(ready[0], x, y, epsilon)
-            error = self._measured(task, choice, best.seconds, operator, attempt)
+            building = time.perf_counter() - began
+            error = self._measured(task, choice, operator, attempt)
             if error.high <= self.tolerance:
-                return (operator, choice, error), rejected
+                return (operator, choice, error, building), rejected
             rejected.append(f"{choice} was built and has an error of {error.value:.1e}")
             aim *= SAFETY * min(1.0, self.tolerance / error.high)
             task = attrs.evolve(task, first_rank=max(FIRST_RANK, int(1.3 * (choice.size or 0))))
         return None, rejected
 
-    def _measured(
-        self, task: Task, choice: Choice, exact_seconds: float, operator: LowRankOperator, attempt: int
-    ) -> Estimate:
-        """The error of what was built: on new rows, unless that would take longer than what it judges."""
+    def _measured(self, task: Task, choice: Choice, operator: LowRankOperator, attempt: int) -> Estimate:
+        """The error of what was built: on new rows, unless that would take as long as what it judges."""
         assert choice.size is not None
-        if task.problems > 1 or task.check_seconds(choice.size) < CHECK_SHARE * exact_seconds:
+        if task.problems > 1 or task.check_seconds(choice.size) < CHECK_SHARE * choice.seconds:
             return operator.error_estimate(FRESH_ROWS, seed=self.seed + 1 + attempt)
-        seen = task.probe
-        left, right = (factor.detach() for factor in operator.factors)
-        return seen.error(left[..., seen.rows, :], right[..., seen.columns, :])
+        with torch.no_grad():
+            return task.probe.error_of(operator.entries(task.probe.rows, task.probe.columns).double())
 
     def _search(self, task: Task, limit: float) -> list[Found]:
         """All that was looked for, the fastest first."""
@@ -156,7 +158,7 @@ class Auto(SamePairs):
         factors = [
             factors_at(self.kernel, found.landmarks, *problem, rounding=found.rounding) for problem in exact.problems()
         ]
-        return LowRankOperator.of(exact, factors, logarithmic=False, name="nystroem")
+        return nystroem_operator(exact, factors)
 
 
 def _exact(choice: Choice, kernel: Kernel, x: Tensor, y: Tensor, epsilon: float | Tensor) -> KernelOperator:
@@ -189,6 +191,8 @@ class AutoOperator:
     asked_positive: bool
     seconds: float
     """Spent on choosing and building."""
+    building_seconds: float
+    """Of them, those of building what was taken."""
 
     def __repr__(self) -> str:
         return f"AutoOperator({self.reason})"

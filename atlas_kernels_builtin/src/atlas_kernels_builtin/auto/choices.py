@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Estimate
+from atlas_kernels_builtin.approximate.at_landmarks import cut
 from atlas_kernels_builtin.approximate.low_rank import PILOT_COLUMNS, LowRankOperator
 from atlas_kernels_builtin.approximate.positive_rff import PositiveRff
 from atlas_kernels_builtin.approximate.rff import Rff
 from atlas_kernels_builtin.auto import time_model as machine
-from atlas_kernels_builtin.auto.pilot import Pilot, pool_size, run_pilot
+from atlas_kernels_builtin.auto.pilot import STORED, Pilot, pool_size, run_pilot
 from atlas_kernels_builtin.auto.probe import Probe
 from atlas_kernels_builtin.exact.exact_operator import SHARE_OF_MEMORY, free_memory
 
@@ -22,11 +23,13 @@ CALL = 3e-5
 """Seconds of a product that does nothing: the calls themselves."""
 CHECK = 5e-3
 """Seconds of measuring the error of anything: the calls themselves."""
+WIDER = 4.0
+"""Times the seconds of an entry in the dtype of the points, that one in float64 takes."""
 FRESH_ROWS = 64
 """Rows that an operator is measured on once it is built."""
 FIRST_RANK = 32
 GROWTH = 4
-"""From one pilot to the next; the last of them costs most of it all."""
+"""From one pilot to the next at most; the last of them costs most of it all."""
 PILOT_SHARE = 0.5
 """Of the best prediction so far, what pilots may cost together."""
 
@@ -82,6 +85,12 @@ class Task:
     def device(self) -> torch.device:
         return self.probe.x.device
 
+    @property
+    def most_columns(self) -> int:
+        """Columns of two factors that memory allows."""
+        room = SHARE_OF_MEMORY * free_memory(self.device)
+        return int(room / (self.problems * self.points * self.dtype.itemsize))
+
     def low_rank_seconds(self, rank: int) -> float:
         """Writing the factors once, all products."""
         entry = machine.read_seconds(self.device, self.dtype)
@@ -92,13 +101,27 @@ class Task:
     def check_seconds(self, rank: int) -> float:
         """Measuring the error on new rows, all of their columns."""
         pairs = FRESH_ROWS * len(self.probe.y) + PILOT_COLUMNS * len(self.probe.x)
-        return self.problems * (pairs * (2 * self.pair_seconds + rank * self._multiply) + CHECK)
+        return self.problems * (pairs * (WIDER * self.pair_seconds + rank * self._multiply) + CHECK)
 
     def nystroem_seconds(self, rank: int) -> float:
-        """Kernels of all points with the landmarks, the root of the landmarks' own, the product of both."""
-        root = rank**3 * machine.eigen_seconds(self.device) + 2 * rank**2 * self.pair_seconds
-        blocks = self.points * rank * (self.pair_seconds + rank * self._multiply)
-        return self.low_rank_seconds(rank) + self.problems * (root + blocks)
+        """Kernels of all points with the landmarks, the inverse of the landmarks' own, and its part in products.
+
+        Where the dtype is too narrow for what the inverse makes of its rounding, blocks are multiplied in float64.
+        """
+        double = machine.multiply_seconds(self.device, torch.float64)
+        inverse = 2 * rank**3 * double + 2 * rank**2 * self.pair_seconds
+        middle = 2 * self.matvecs * (CALL + rank**2 * machine.read_seconds(self.device, torch.float64))
+        blocks = self.points * rank * self.pair_seconds
+        if torch.finfo(self.dtype).eps * cut(self.rounding, rank) ** -0.5 >= self.rounding:
+            inverse += rank**3 * machine.eigen_seconds(self.device)
+            blocks = self.points * rank * (WIDER * self.pair_seconds + rank * double)
+            middle = 0.0
+        return self.low_rank_seconds(rank) + self.problems * (inverse + middle + blocks)
+
+    @property
+    def rounding(self) -> float:
+        """Of entries, in units of the largest: what less than matters for the tolerance."""
+        return 0.1 * self.tolerance * self.probe.typical
 
     @property
     def _multiply(self) -> float:
@@ -125,7 +148,7 @@ class Found:
     choice: Choice | None = None
     landmarks: Tensor | None = None
     rounding: float = 0.0
-    """Of entries, in units of the largest: what less than matters for the tolerance."""
+    """Of entries: see `Task`."""
 
 
 def search_nystroem(task: Task, limit: float) -> Found:
@@ -135,7 +158,7 @@ def search_nystroem(task: Task, limit: float) -> Found:
     predict the probed entries. One Cholesky factor gives the error of every smaller rank.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    spent, largest = 0.0, max(1, task.points // 4)
+    spent, largest = 0.0, max(1, min(task.points // 4, task.most_columns))
     rank = needed = min(task.first_rank, largest)
     while True:
         spent += _pilot_seconds(task, rank)
@@ -147,15 +170,14 @@ def search_nystroem(task: Task, limit: float) -> Found:
         best = pilot.error(len(pilot.landmarks))
         if best.high <= task.tolerance:
             size, error = pilot.smallest(task.tolerance)
-            rounding = 0.1 * task.tolerance * task.probe.typical
             choice = Choice("nystroem", size, task.nystroem_seconds(size), error)
-            return Found(f"nystroem needs {size} landmarks", choice, pilot.landmarks[:size], rounding)
+            return Found(f"nystroem needs {size} landmarks", choice, pilot.landmarks[:size], task.rounding)
         if rank == largest:
             return Found(f"nystroem stays at an error of {best.value:.1e}")
         # Fewer than asked for say all of their sample: a larger one has points that are unlike them.
         exhausted = len(pilot.landmarks) < rank
         needed = rank + 1 if exhausted else max(rank + 1, _extrapolated(pilot, best.high, task.tolerance))
-        rank = min(largest, GROWTH * rank, max(2 * rank, int(1.3 * needed)))
+        rank = min(largest, GROWTH * rank, max(math.ceil(1.5 * rank), int(1.3 * needed)))
 
 
 def _too_slow(needed: int, task: Task) -> str:
@@ -172,12 +194,9 @@ def _extrapolated(pilot: Pilot, error: float, tolerance: float) -> int:
 
 
 def _pilot_seconds(task: Task, rank: int) -> float:
-    pool = pool_size(rank)
-    double = machine.multiply_seconds(task.device, torch.float64)
-    sampled = sum(task.probe.entries.shape)
-    return (
-        5e-3 + 1e-4 * rank + 2 * (pool + sampled) * pool * task.pair_seconds + rank**2 * (2 * pool + sampled) * double
-    )
+    pool, double = pool_size(rank), machine.multiply_seconds(task.device, torch.float64)
+    entries = pool * (pool if pool <= STORED else 2 * rank) + rank * (rank + sum(task.probe.entries.shape))
+    return 5e-3 + 1e-4 * rank + WIDER * entries * task.pair_seconds + rank**2 * (2 * pool + rank) * double
 
 
 FEATURES = 256
@@ -211,6 +230,8 @@ def search_features(task: Task, limit: float, *, positive: bool) -> Found:
             size = min(FEATURES, max(size, measure(size)[1]))
     except ValueError as problem:
         return Found(f"{name} cannot be used: {problem}")
+    if size > task.most_columns:
+        return Found(f"{name} needs {size:.3g} features, more than memory allows")
     choice = Choice(name, size, task.low_rank_seconds(size) + task.problems * each * size * task.points, error)
     return Found(f"{name} needs {size:.3g} features", choice)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atlas_core.contracts import Estimate
 from atlas_kernels_builtin.approximate import landmarks as pick
+from atlas_kernels_builtin.approximate.nystroem import diagonal_of
 from atlas_kernels_builtin.auto.probe import Probe
 from atlas_kernels_builtin.exact.streaming import stream
 
@@ -17,9 +18,13 @@ STEP = 1.05
 """How finely the rank is chosen."""
 
 
+STORED = 1536
+"""Points of a sample up to which all of its kernel is computed at once: cheaper than to ask for each part of it."""
+
+
 def pool_size(rank: int) -> int:
     """Points that the landmarks of a pilot are picked from."""
-    return min(10 * rank, 2 * rank + 2048)
+    return min(10 * rank, rank + rank // 2 + 1024)
 
 
 @attrs.frozen(eq=False)
@@ -56,30 +61,39 @@ class Pilot:
 def run_pilot(probe: Probe, rank: int, generator: torch.Generator) -> Pilot | str:
     """Pick `rank` landmarks from a sample that does not contain the probe's own points; a reason if it cannot be."""
 
-    pool = _pool(probe, pool_size(rank), generator)
-    sampled = torch.cat([pool, probe.x[probe.rows], probe.y[probe.columns]]).double()
-    gram = stream(probe.kernel, sampled[: len(pool)], sampled, epsilon=probe.epsilon).dense()
+    pool = _pool(probe, pool_size(rank), generator).double()
+    sampled = torch.cat([probe.x[probe.rows], probe.y[probe.columns]]).double()
 
-    def look_up(p: Tensor, q: Tensor) -> Tensor:
-        return gram[p, q[:, 0]]
+    def gram(p: Tensor, q: Tensor) -> Tensor:
+        return stream(probe.kernel, p, q, epsilon=probe.epsilon).dense()
 
     try:
+        points, look_up = pool, gram
+        if len(pool) <= STORED:
+            stored = gram(pool, pool)
+            points = torch.arange(len(pool), device=pool.device)
+
+            def look_up(p: Tensor, q: Tensor) -> Tensor:
+                return stored[p][:, q] if len(p) < len(q) else stored[:, q][p]
+
         picked = pick.rp_cholesky(
-            torch.arange(len(pool), device=pool.device)[:, None],
+            points,
             rank,
             generator,
             gram=look_up,
-            diagonal=gram.diagonal(),
+            diagonal=diagonal_of(probe.kernel, pool, probe.epsilon),
             tolerance=0.1 * torch.finfo(probe.x.dtype).eps,
         )
-        core = gram[picked[:, None], picked]
+        landmarks = pool[picked]
+        both = gram(landmarks, torch.cat([landmarks, sampled]))
+        core = both[:, : len(landmarks)]
         shift = torch.finfo(torch.float64).eps * len(core) * core.diagonal().mean()
         root = torch.linalg.cholesky(core + shift * torch.eye(len(core), dtype=core.dtype, device=core.device))
     except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         return f"nystroem cannot be used: {error}"
-    features = torch.linalg.solve_triangular(root, gram[picked, len(pool) :], upper=False).mT
+    features = torch.linalg.solve_triangular(root, both[:, len(landmarks) :], upper=False).mT
     rows, columns = features.split([len(probe.rows), len(probe.columns)])
-    return Pilot(probe, pool[picked], rows, columns)
+    return Pilot(probe, landmarks.to(probe.x.dtype), rows, columns)
 
 
 def _pool(probe: Probe, size: int, generator: torch.Generator) -> Tensor:

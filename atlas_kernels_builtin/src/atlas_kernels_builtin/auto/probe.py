@@ -58,7 +58,13 @@ class Probe:
     def error_of(self, entries: Tensor) -> Estimate:
         """The same, from the approximate entries (p, c)."""
         equal_odds = None if len(self.rows) == len(self.x) else torch.ones_like(self.entries[:, 0])
-        return relative_error(entries * self.roots, self.entries * self.roots, equal_odds)
+        sampled = self.roots > 1
+        return relative_error(
+            entries * self.roots,
+            self.entries * self.roots,
+            equal_odds,
+            sampled_columns=sampled if bool(sampled.any()) else None,
+        )
 
 
 @torch.no_grad()
