@@ -93,7 +93,7 @@ def residuals(objective, process, parametrization, mean, x, noise, step=3):
 @each
 def test_the_loss_of_the_exact_map_is_its_floor_and_its_gradient_zero(config, process, parametrization):
     """And with an output that is off the loss is larger. Sixty combinations are compared: four standard errors."""
-    objective, rows = FlowMap(**config, power=0.0), 2000
+    objective, rows = FlowMap(**config), 2000
     if config["target"] == "consistency" and isinstance(parametrization, X0):
         pytest.skip("refused: it has no boundary")
     noise = CounterNoise.for_training(0, torch.arange(rows))
@@ -168,7 +168,7 @@ class OnTheLine:
 @pytest.mark.parametrize("process", [RectifiedFlow(), VPLinear()], ids=lambda p: type(p).__name__)
 def test_the_exact_map_of_a_mixture_is_at_its_floor_too(config, process):
     """Bisection has no derivative of its own: the target takes finite differences of it."""
-    objective, rows = FlowMap(**config, times="logit-normal", power=0.0, ends=0.2), 1500
+    objective, rows = FlowMap(**config, times="logit-normal", ends=0.2), 1500
     truth = OnTheLine(process)
     noise = CounterNoise.for_training(2, torch.arange(rows))
     which = (noise.uniform("part", 0) < SHARES[1]).long()
@@ -200,18 +200,18 @@ def test_on_rectified_flow_the_target_is_that_of_mean_flow():
             return self.gain * x * (1 + c_noise + 2 * c_noise_end)[:, None]
 
     process, parametrization, rows = RectifiedFlow(), Velocity(level="time"), 64
-    objective = FlowMap(times="logit-normal", power=0.0)
+    objective = FlowMap(times="logit-normal")
     noise = CounterNoise.for_training(0, torch.arange(rows))
     x0 = noise.normal("data", 0, torch.empty(rows, 3, dtype=F64))
     loss = objective.loss({"denoiser": Network(process, parametrization, Bilinear())}, Batch(x=x0, step=1), noise)
     z = noise.normal("noise", 1, x0)
     s, t = objective.draw_steps(process, parametrization, noise.uniform("time", 1, (5,)))
-    c, end, slope = 4 * s - 2, 4 * t - 2, 4.0  # what it is told of the level
+    c, end, slope = s / 4, t / 4, 0.25  # what it is told of the level
     x, level = (1 - s)[:, None] * x0 + s[:, None] * z, (1 + c + 2 * end)[:, None]
     u, du = 0.3 * x * level, 0.3 * ((z - x0) * level + x * slope)
     target = (z - x0) - (s - t)[:, None] * du
     torch.testing.assert_close(loss.per_sample, (u - target).square().mean(1), rtol=1e-9, atol=1e-12)
-    differences = FlowMap(times="logit-normal", power=0.0, derivative="finite-difference")
+    differences = FlowMap(times="logit-normal", derivative="finite-difference")
     again = differences.loss({"denoiser": Network(process, parametrization, Bilinear())}, Batch(x=x0, step=1), noise)
     torch.testing.assert_close(again.per_sample, loss.per_sample, rtol=0.02, atol=1e-3)
     assert float((t == 0).sum()) > 5 < float((s == 1).sum())
@@ -229,7 +229,7 @@ def test_without_a_step_it_is_flow_matching():
             return model(x, c_noise, c_noise_end=c_noise)
 
     for config in ({"target": "mean-flow"}, {"target": "shortcut"}):
-        ours = FlowMap(**config, instant=1.0, ends=0.0, power=0.0)
+        ours = FlowMap(**config, instant=1.0, ends=0.0)
         s, t = ours.draw_steps(process, Velocity(), noise.uniform("time", 2, (5,)))
         assert torch.equal(s, t)
         got = ours.loss({"denoiser": network}, Batch(x=x, step=2), noise).per_sample
@@ -243,12 +243,12 @@ def test_the_adaptive_weight_is_that_of_the_paper_and_has_no_gradient():
     process, rows = RectifiedFlow(), 16
     noise = CounterNoise.for_training(0, torch.arange(rows))
     x = noise.normal("data", 0, torch.empty(rows, 3, dtype=F64))
-    plain, model = residuals(FlowMap(power=0.0), process, Velocity(), gaussian_mean(process), x, noise)
+    plain, model = residuals(FlowMap(), process, Velocity(), gaussian_mean(process), x, noise)
     weighted, _ = residuals(FlowMap(power=0.75), process, Velocity(), gaussian_mean(process), x, noise)
     torch.testing.assert_close(weighted, plain / (plain + 1e-3) ** 0.75)
     total, model = residuals(FlowMap(power=1.0), process, Velocity(), gaussian_mean(process), x, noise)
     gradient = torch.autograd.grad(total.sum(), model.error)[0]
-    loss, other = residuals(FlowMap(power=0.0), process, Velocity(), gaussian_mean(process), x, noise)
+    loss, other = residuals(FlowMap(), process, Velocity(), gaussian_mean(process), x, noise)
     weight = 1 / (loss.detach() + 1e-3)
     torch.testing.assert_close(gradient, torch.autograd.grad((weight * loss).sum(), other.error)[0])
 

@@ -88,6 +88,16 @@ def test_velocity_on_rectified_flow_is_noise_minus_data():
     torch.testing.assert_close(skip * (0.7 * x0 + 0.3 * z) + out * (z - x0), x0)
 
 
+def test_velocity_tells_the_network_the_time_where_it_is_asked_to(process):
+    t = torch.linspace(process.t_min, process.t_max, 9, dtype=F64)
+    told, usual = (Velocity(level=level).coefficients(process, t) for level in ("time", "log-snr"))
+    torch.testing.assert_close(told[3], t / 4)
+    torch.testing.assert_close(usual[3], -process.log_snr(t).clamp(-16, 16) / 8)
+    assert all(torch.equal(one, other) for one, other in zip(told[:3], usual[:3], strict=True))
+    with pytest.raises(ValueError, match="level"):
+        Velocity(level="sigma")
+
+
 @pytest.mark.parametrize("process", [VPCosine(), RectifiedFlow()], ids=["vp-cosine", "rectified-flow"])
 def test_eps_says_where_to_start_when_there_is_no_signal_to_divide_by(process):
     with pytest.raises(ValueError, match=r"eps divides by alpha.*start at t <= 0\.99"):
