@@ -40,7 +40,12 @@ class SeparableOperator:
         epsilon = self.epsilon
         if isinstance(epsilon, Tensor):
             epsilon = epsilon.double()[..., None, None]
-        return tuple(AxisKernel(log / epsilon) for log in self.logs)
+        made: list[AxisKernel] = []
+        for index, log in enumerate(self.logs):
+            # The axes of a square image are alike: what is computed of one serves the other.
+            same = [place for place in range(index) if torch.equal(self.logs[place], log)]
+            made.append(made[same[0]] if same else AxisKernel(log / epsilon))
+        return tuple(made)
 
     @functools.cached_property
     def matrices(self) -> tuple[Tensor, ...]:
@@ -62,7 +67,9 @@ class SeparableOperator:
 
     @functools.cached_property
     def T(self) -> SeparableOperator:  # noqa: N802 - torch's name for it
-        """Kᵀ, an operator of shape (M, N)."""
+        """Kᵀ, an operator of shape (M, N): this one, if it is symmetric, with all that it has computed."""
+        if all(log.shape[0] == log.shape[1] and torch.equal(log, log.mT) for log in self.logs):
+            return self
         return attrs.evolve(self, logs=tuple(log.mT for log in self.logs))
 
     def with_epsilon(self, epsilon: float | Tensor) -> SeparableOperator:

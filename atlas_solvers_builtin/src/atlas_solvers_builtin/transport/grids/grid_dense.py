@@ -13,6 +13,8 @@ from atlas_solvers_builtin.transport.grids.grid_levels import Level
 LONGEST_STEP = 4.0
 """Most that a step may change g / ε: beyond, the quadratic model says nothing."""
 MOST_STEPS = 40
+SERVES = 0.3
+"""What a step has to leave of the error for its factor to be used again."""
 REGULAR = 1e-5
 """Added to the diagonal, which is 1: what float32 leaves of a positive matrix stays positive."""
 
@@ -55,11 +57,12 @@ class DenseState:
         constant = (self.columns / self.level.mass[..., None]).sqrt().float()[..., None]
         matrix = constant @ constant.mT - rows.mT @ rows
         matrix.diagonal(dim1=-2, dim2=-1).add_(1.0 + REGULAR)
-        return torch.linalg.cholesky(matrix)
+        factor: Tensor = torch.linalg.cholesky(matrix)
+        return factor
 
-    def newton_step(self) -> Tensor:
-        """S⁻¹ (b − c), cut to a length that the model is good for."""
-        right = (self._root * self.residual)[..., None].float()
+    def step(self, residual: Tensor) -> Tensor:
+        """S⁻¹ residual, cut to a length that the model is good for."""
+        right = (self._root * residual)[..., None].float()
         z = (self._root * torch.cholesky_solve(right, self.factor)[..., 0]).to(self.g)
         return z * (LONGEST_STEP / z.abs().amax(-1, keepdim=True).clamp(min=LONGEST_STEP))
 
@@ -78,6 +81,15 @@ class DenseState:
         return self._root[..., None] * inverse * self._root[..., None, :]
 
 
+@attrs.frozen(eq=False, slots=False)
+class Dense:
+    """A coarse level solved."""
+
+    state: DenseState
+    model: DenseState
+    """The last state whose S was factorised: near enough."""
+
+
 def state_of(level: Level, log_kernel: Tensor, epsilon: float, g: Tensor) -> DenseState:
     right = level.log_b + g / epsilon
     conditional = torch.softmax(torch.add(right[..., None, :], log_kernel, alpha=1 / epsilon), -1)
@@ -91,20 +103,25 @@ def log_kernel_of(level: Level) -> Tensor:
     return whole.log_rows(torch.arange(whole.shape[0], device=whole.device))
 
 
-def solve_dense(level: Level, log_kernel: Tensor, epsilon: float, g: Tensor, tolerance: float) -> DenseState:
-    """Newton's method with S itself, until the columns are right to `tolerance` or errors fall no further."""
-    state = best = state_of(level, log_kernel, epsilon, g)
+def solve_dense(level: Level, log_kernel: Tensor, epsilon: float, g: Tensor, tolerance: float) -> Dense:
+    """Newton's method, until the columns are right to `tolerance` or errors fall no further.
+
+    S is factorised anew only where the last factor has stopped serving: a step costs far less than that.
+    """
+    state = best = model = state_of(level, log_kernel, epsilon, g)
     for _ in range(MOST_STEPS):
         if best.error <= tolerance or not state.error < 10 * best.error + tolerance:
             break
-        state = state_of(level, log_kernel, epsilon, state.g + epsilon * state.newton_step())
+        before, state = state, state_of(level, log_kernel, epsilon, state.g + epsilon * model.step(state.residual))
+        if state.error > SERVES * before.error:
+            model = state
         best = state if state.error < best.error else best
-    return best
+    return Dense(best, model)
 
 
-def dense_ladder(level: Level, epsilons: list[float], tolerance: float, rough: float) -> DenseState:
+def dense_ladder(level: Level, epsilons: list[float], tolerance: float, rough: float) -> Dense:
     """Solve a level for one ε after another, to `rough`, and at the last one to `tolerance`."""
     log_kernel, g = log_kernel_of(level), torch.zeros_like(level.b)
     for epsilon in epsilons[:-1]:
-        g = solve_dense(level, log_kernel, epsilon, g, rough).next_g()
+        g = solve_dense(level, log_kernel, epsilon, g, rough).state.next_g()
     return solve_dense(level, log_kernel, epsilons[-1], g, tolerance)

@@ -76,10 +76,12 @@ class Level:
 
     def prolongation(self, coarse: Level, *, extrapolate: bool) -> list[Tensor]:
         """One matrix an axis, (fine, coarse), that interpolates g of `coarse` linearly at the points of this level."""
-        return [
-            _interpolation(fine, nodes, extrapolate).to(self.a)
-            for fine, nodes in zip(self.places[1], coarse.places[1], strict=True)
-        ]
+        made: dict[tuple[int, int], Tensor] = {}
+        for fine, nodes in zip(self.places[1], coarse.places[1], strict=True):
+            # Places are counted in points, so that axes of one length have one matrix.
+            if (len(fine), len(nodes)) not in made:
+                made[len(fine), len(nodes)] = _interpolation(fine, nodes, extrapolate).to(self.a)
+        return [made[len(fine), len(nodes)] for fine, nodes in zip(self.places[1], coarse.places[1], strict=True)]
 
 
 def levels_of(operator: SeparableOperator, a: Tensor, b: Tensor, *, smallest: int) -> list[Level]:
@@ -106,7 +108,7 @@ def apply_axes(matrices: list[Tensor], values: Tensor) -> Tensor:
 
 def _pooled(mass: Tensor, side: tuple[int, ...]) -> Tensor:
     """Sums of pairs of neighbours along each axis: (*batch, N) -> (*batch, *half)."""
-    image = mass.unflatten(-1, side)
+    image = mass.reshape(*mass.shape[:-1], *side)
     for dim in range(-len(side), 0):
         if image.shape[dim] > SMALLEST_AXIS:
             image = _paired(image, dim, torch.zeros_like).sum(dim)
@@ -124,7 +126,8 @@ def _paired(values: Tensor, dim: int, filling: Callable[[Tensor], Tensor]) -> Te
     """(…, n, …) -> (…, ⌈n/2⌉, 2, …), an odd number filled up with what `filling` makes of the last; dim < 0."""
     if values.shape[dim] % 2:
         values = torch.cat([values, filling(values.narrow(dim, -1, 1))], dim)
-    return values.unflatten(dim, (-1, 2))
+    before, after = values.shape[:dim], values.shape[dim:][1:]
+    return values.reshape(*before, -1, 2, *after)
 
 
 def _interpolation(fine: Tensor, nodes: Tensor, extrapolate: bool) -> Tensor:

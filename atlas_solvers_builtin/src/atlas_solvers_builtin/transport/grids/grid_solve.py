@@ -30,11 +30,9 @@ SIDE_BY_SIDE = 2**16
 """Points of the problems of a batch that are solved at once: their vectors stay in the cache."""
 DENSE = 1024
 """Points of a level whose matrix may be inverted to precondition finer ones."""
-SMOOTHING = 1
-"""Sinkhorn steps after an interpolation: what it got wrong is rough, and gone after a step or two."""
 COARSE_TOLERANCE = 1e-2
 """On coarse levels: halving the cells alone changes the plan by more."""
-ROUGH = 5e-2
+ROUGH = 0.2
 """Before ε falls on."""
 
 
@@ -159,7 +157,7 @@ class SinkhornGrid:
 
     def _outcome(self, problem: Problem, operator: SeparableOperator, solved: list[tuple[Solved, int]]) -> Outcome:
         def collect(part: Callable[[State], Tensor], like: Tensor) -> Tensor:
-            rows = [torch.atleast_2d(part(found.state))[place] for found, place in solved]
+            rows = [part(found.state).reshape(-1, like.shape[-1])[place] for found, place in solved]
             return torch.stack(rows).reshape(like.shape)
 
         f, g = collect(lambda s: s.f, problem.a).to(problem.a), collect(lambda s: s.g, problem.b).to(problem.b)
@@ -191,31 +189,29 @@ def coarse_to_fine(levels: list[Level], epsilon: float, tolerance: float) -> Sol
     """
     coarse, last, at = levels[0], levels[-1], 0
     dense = dense_ladder(coarse, _ladder(coarse.mean_cost / 2, _least(coarse, epsilon)), COARSE_TOLERANCE, ROUGH)
-    inverse, g = CoarseInverse(dense), dense.next_g()
+    inverse, g = CoarseInverse(dense.model), dense.state.next_g()
     while at < len(levels) - 1:
         at = min(at + (2 if _least(coarse, epsilon) == epsilon else 1), len(levels) - 1)
         level, carried = levels[at], _least(levels[at], epsilon)
         g = apply_axes(level.prolongation(coarse, extrapolate=True), g)
+        operator = level.operator(carried)
         if level is last and carried == epsilon:
-            return newton(level, level.operator(epsilon), smoothed(level, epsilon, g), tolerance, inverse.at(level))
+            return newton(level, operator, smoothed(level, operator, g), tolerance, inverse.at(level))
         if level.points > DIRECT:
-            g = newton(
-                level, level.operator(carried), smoothed(level, carried, g), COARSE_TOLERANCE, inverse.at(level)
-            ).state.next_g()
+            start = smoothed(level, operator, g)
+            g = newton(level, operator, start, COARSE_TOLERANCE, inverse.at(level)).state.next_g()
         if level.points <= DENSE and carried < 2 * level.step:
             dense = solve_dense(level, log_kernel_of(level), carried, g, COARSE_TOLERANCE)
-            inverse, g = CoarseInverse(dense), dense.next_g()
+            inverse, g = CoarseInverse(dense.model), dense.state.next_g()
         coarse = level
     return descend(last, g, _least(last, epsilon), epsilon, inverse.at(last), tolerance)
 
 
-def smoothed(level: Level, epsilon: float, g: Tensor) -> Tensor:
-    """Sinkhorn steps after an interpolation: what it got wrong is rough, and gone after one or two."""
-    operator = level.operator(epsilon)
-    for _ in range(SMOOTHING):
-        log_sums = operator.log_matvec(level.log_b + g / epsilon)
-        g = -epsilon * operator.log_rmatvec(level.log_a - log_sums)
-    return g
+def smoothed(level: Level, operator: SeparableOperator, g: Tensor) -> Tensor:
+    """A Sinkhorn step after an interpolation: what that got wrong is rough, and mostly gone after one."""
+    epsilon = operator.epsilon
+    log_sums = operator.log_matvec(level.log_b + g / epsilon)
+    return -epsilon * operator.log_rmatvec(level.log_a - log_sums)
 
 
 def descend(
