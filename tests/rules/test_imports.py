@@ -16,7 +16,7 @@ OURS = {
     "atlas_solvers_builtin": ROOT / "atlas_solvers_builtin/src/atlas_solvers_builtin",
     **{path.name: path for path in ROOT.glob("plugins/*/src/*") if path.is_dir() and not path.name.endswith("info")},
 }
-MAY_IMPORT = {"atlas_solvers_builtin": {"atlas_kernels_builtin"}}
+MAY_IMPORT = {"atlas_solvers_builtin": {"atlas_kernels_builtin"}, "atlas_diffusers": {"atlas_solvers_builtin"}}
 PUBLIC = ("atlas_core", "atlas_core.contracts", "atlas_core.errors", "atlas_core.testing")
 LIGHT = ("plugins", "contracts", "config")
 HEAVY = {"torch", "numpy", "accelerate", "safetensors", "matplotlib", "PIL", "jinja2"}
