@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import attrs
@@ -137,5 +137,7 @@ def _give_kernel(tables: dict[str, Any], registry: Registry) -> None:
 
 
 def _name(source: str, target: str) -> str:
-    stems = [re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).absolute().stem).strip("-") for path in (source, target)]
+    # Windows' rules know both separators, and drives.
+    names = (PureWindowsPath(Path(path).absolute()).stem for path in (source, target))
+    stems = [re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") for name in names]
     return "-to-".join(stem or "data" for stem in stems).lstrip("_-") or "transport"

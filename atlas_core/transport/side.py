@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import attrs
@@ -87,5 +87,8 @@ def alike(source: Side, target: Side) -> tuple[Side, Side]:
 
 
 def _label(resolved: Resolved) -> str:
-    paths = (Path(value) for value in resolved.settings.values() if isinstance(value, str) and "/" in value)
-    return next((path.name for path in paths if path.exists()), resolved.entry.name)
+    paths = (
+        value for value in resolved.settings.values() if isinstance(value, str) and ("/" in value or "\\" in value)
+    )
+    # Windows' rules know both separators.
+    return next((PureWindowsPath(path).name for path in paths if Path(path).exists()), resolved.entry.name)

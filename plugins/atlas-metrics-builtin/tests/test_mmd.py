@@ -10,7 +10,8 @@ import pytest
 import torch
 from atlas_metrics_builtin import mmd
 from atlas_metrics_builtin.mmd import MMD, median_distance, mmd_squared
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
+from scipy.stats import energy_distance
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
 from atlas_core import build
@@ -50,6 +51,27 @@ def test_it_is_the_unbiased_statistic(monkeypatch, block):
     assert mmd_squared(gaussian(h), *points)[0] == pytest.approx(expected, rel=1e-12)
     expected = written_out(*(polynomial_kernel(*pair, degree=3, gamma=1 / 3, coef0=1) for pair in pairs))
     assert mmd_squared(Polynomial(), *points)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_with_the_energy_kernel_it_is_the_energy_distance():
+    """2 E|x − y| − E|x − x'| − E|y − y'| (Székely & Rizzo 2013), in its unbiased form; on the line SciPy's, biased."""
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((31, 3)), rng.standard_normal((23, 3)) + 0.4
+    energy = build("kernel", "atlas-kernels-builtin:energy")
+    expected = written_out(-cdist(x, x), -cdist(y, y), -cdist(x, y))
+    assert mmd_squared(energy, torch.from_numpy(x), torch.from_numpy(y))[0] == pytest.approx(expected, rel=1e-12)
+    x, y = x[:, :1], y[:, :1]
+    unbiased = mmd_squared(energy, torch.from_numpy(x), torch.from_numpy(y))[0]
+    bias = sum(2 * pdist(side).sum() / len(side) ** 2 / (len(side) - 1) for side in (x, y))
+    assert unbiased + bias == pytest.approx(energy_distance(x[:, 0], y[:, 0]) ** 2, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["laplacian", "matern", "cauchy", "inverse-multiquadric"])
+def test_any_kernel_will_do(name):
+    kernel, rng = build("kernel", f"atlas-kernels-builtin:{name}"), np.random.default_rng(2)
+    x, y = (torch.from_numpy(rng.standard_normal((size, 2))) for size in (20, 17))
+    expected = written_out(*(kernel.log_kernel(*pair).exp().numpy() for pair in ((x, x), (y, y), (x, y))))
+    assert mmd_squared(kernel, x, y)[0] == pytest.approx(expected, rel=1e-11)
 
 
 @pytest.mark.parametrize(("n", "m", "shift", "std"), [(40, 40, 0.0, 1.0), (60, 30, 0.0, 1.0), (30, 60, 0.7, 1.4)])

@@ -23,9 +23,10 @@ class SinkhornDivergence(FeatureSets):
 
     S(x, y) = OT_ε(x, y) − ½ OT_ε(x, x) − ½ OT_ε(y, y), OT_ε as the solver's `value`, in units of its cost C = −log k:
     for the Gaussian kernel of scale s, two points at distance r have r² / 2s². The self terms remove the entropic bias,
-    so S(x, x) = 0, but only at one ε in all three, and two scores compare only at the same one: where the solver's ε is
-    unset, it is half the mean cost within the real set. Both sets are cut to one size, since what is left of the bias
-    depends on it.
+    so S(x, x) = 0, but only with one cost and one ε in all three, and two scores compare only at the same ones.
+    Settings of the kernel that depend on the data are those of the real set; where the solver's ε is unset, it is half
+    the mean cost within that set, and where its price ρ of mass is, that mean cost. Both sets are cut to one size,
+    since what is left of the bias depends on it.
     """
 
     better = "lower"
@@ -44,7 +45,7 @@ class SinkhornDivergence(FeatureSets):
         """Raises ValueError without a sample on either side, or if a solve is not finite."""
         x, y = (rows.double() for rows in equal_sizes(*self.both(at_least=1), self.size, self.seed))
         with torch.no_grad():
-            solver = self._at_one_epsilon(y)
+            solver = self._of_the_real_set(y)
             solutions = [solver.solve(*pair) for pair in ((x, y), (x, x), (y, y))]
         across, within_x, within_y = (float(solution.value) for solution in solutions)
         value = across - within_x / 2 - within_y / 2
@@ -58,9 +59,15 @@ class SinkhornDivergence(FeatureSets):
         }
         return MetricResult(value, len(x), self.features, details=details)
 
-    def _at_one_epsilon(self, real: Tensor) -> Any:
-        """Return the solver with an ε that depends on the real set alone."""
-        if getattr(self.solver, "epsilon", 0.0) is not None:
-            return self.solver
-        mean = float(-self.solver.kernel.log_kernel(real, real).mean())
-        return attrs.evolve(self.solver, epsilon=SHARE_OF_MEAN_COST * mean if mean > 0 else 1.0)
+    def _of_the_real_set(self, real: Tensor) -> Any:
+        """Return the solver with every number that it would take from the points taken from the real set alone."""
+        solver, kernel = self.solver, getattr(self.solver, "kernel", None)
+        if hasattr(kernel, "fitted"):
+            kernel = kernel.fitted(real, real)
+            solver = attrs.evolve(solver, kernel=kernel)
+        unset = [name for name in ("epsilon", "rho") if getattr(solver, name, 0.0) is None]
+        if not unset:
+            return solver
+        mean = float(-kernel.log_kernel(real, real).mean())  # type: ignore[union-attr]
+        numbers = {"epsilon": SHARE_OF_MEAN_COST * mean, "rho": mean} if mean > 0 else {"epsilon": 1.0, "rho": 1.0}
+        return attrs.evolve(solver, **{name: numbers[name] for name in unset})
