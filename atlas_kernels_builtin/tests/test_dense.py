@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from atlas_kernels_builtin.exact import blocks
 from atlas_kernels_builtin.exact.dense import dense_operator
 from atlas_kernels_builtin.exact.exact_operator import exact_operator
 from atlas_kernels_builtin.exact.stored import DenseMatrix, SparseMatrix
@@ -55,6 +56,7 @@ def test_products_are_those_of_the_matrix_and_sums_are_not_rounded_to_the_storag
         (operator.rmatvec(u), (k.mT @ u.double()[..., None])[..., 0], rounded),
         (operator.matvec(vs), k @ vs, rounded),
         (operator.rmatvec(us), k.mT @ us, rounded),
+        (operator.gram(v, u), (k.mT @ (u.double() * (k @ v.double()[..., None])[..., 0])[..., None])[..., 0], rounded),
         (operator.squared_rmatvec(u), (k.square().mT @ u.double()[..., None])[..., 0], rounded),
         (operator.sums()[0], k.sum(-1), exact),
         (operator.sums()[1], k.sum(-2), exact),
@@ -83,6 +85,7 @@ def test_where_few_entries_matter_only_those_are_stored(epsilon, dtype):
         torch.testing.assert_close(sparse.matvec(v), k @ v, **close)
         torch.testing.assert_close(sparse.rmatvec(v), k.T @ v, **close)
     torch.testing.assert_close(sparse.squared_rmatvec(u), k.square().T @ u, **close)
+    torch.testing.assert_close(sparse.gram(u, u.abs()), k.T @ (u.abs() * (k @ u)), **close)
     torch.testing.assert_close(sparse.sums()[0].double(), k.sum(1), **close)
     torch.testing.assert_close(sparse.sums()[1].double(), k.sum(0), **close)
     assert isinstance(dense._stored().matrix, DenseMatrix)
@@ -169,6 +172,40 @@ def test_entries_are_as_accurate_as_asked(accuracy):
     assert error < (2e-10 if accuracy is None else 4 * accuracy)
     if accuracy == 1e-2:
         assert error > 1e-8  # it was indeed computed in float32
+
+
+def test_products_in_bands_are_those_of_the_whole_matrix():
+    x, y = normal(700, 3), normal(3000, 3, seed=1)  # more than one band of 4 MiB
+    operator = dense_operator(Gaussian(), x, y, storage=torch.float64)
+    k = exponents(x, y, 1.0, torch.zeros(700), torch.zeros(3000)).exp()
+    v, u = normal(3000, seed=2), normal(700, seed=3)
+    torch.testing.assert_close(operator.gram(v, u), k.T @ (u * (k @ v)), rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian"])
+def test_points_that_are_large_beside_the_matrix_are_not_copied_whole(monkeypatch, kernel, offset, batch):
+    monkeypatch.setattr(blocks, "FOLDED_BYTES", 0)
+    x, y = normal(*batch, 60, 300) + offset, normal(*batch, 50, 300, seed=1) + offset
+    y[..., 3, :] = x[..., 5, :]
+    made = Gaussian(20.0) if kernel == "gaussian" else Laplacian(20.0)
+    operator = dense_operator(made, x, y, epsilon=0.5)
+    assert not operator.source.exponents().blocks.folds(torch.float64)
+    distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    k = torch.exp(-(distance.square() / 800 if kernel == "gaussian" else distance / 20) / 0.5)
+    left, right = normal(*batch, 60, seed=2), normal(*batch, 50, seed=3)
+    k = left.exp()[..., None] * k * right.exp()[..., None, :]
+    for storage, accuracy in ((torch.float64, None), (torch.float32, None), (torch.float32, 1e-4)):
+        scaled = operator.scaled(left, right, storage=storage, accuracy=accuracy)
+        tolerance = 1e-9 if accuracy is None else 1e-4
+        torch.testing.assert_close(scaled.sums()[0], k.sum(-1), rtol=tolerance, atol=0)
+        torch.testing.assert_close(scaled.sums()[1], k.sum(-2), rtol=tolerance, atol=0)
+        rounded = tolerance if storage == torch.float64 else max(tolerance, 1e-6)
+        torch.testing.assert_close(
+            scaled.matvec(right.exp()), (k @ right.exp()[..., None])[..., 0], rtol=rounded, atol=0
+        )
+    assert torch.equal(operator.source.dense()[..., 5, 3], torch.ones(batch).double())
 
 
 def test_gradients_pass_through_stored_entries_to_everything():

@@ -214,3 +214,20 @@ def test_a_strangers_kernel_is_a_cost():
     )
     ours = Sinkhorn(kernel=Laplacian(), epsilon=0.1, tolerance=1e-12, max_iterations=20_000).solve(x, y)
     np.testing.assert_allclose(ours.plan(), theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("epsilon", [0.3, 0.02])
+@pytest.mark.parametrize("dimension", [2, 40])
+def test_the_error_that_is_told_is_that_of_the_potentials(tolerance, epsilon, dimension):
+    """Also where it was told from products with entries in float32, around exact sums."""
+    x, y, a, b = normal(300, dimension), normal(250, dimension, seed=1), weights(300), weights(250, seed=1)
+    kernel = Gaussian(dimension**0.5)
+    solution = Sinkhorn(kernel=kernel, epsilon=epsilon, tolerance=tolerance).solve(x, y, a=a, b=b)
+    cost = torch.tensor(cost_matrix(x, y, kernel.bandwidth))
+    logs = (solution.f[:, None] + solution.g - cost) / epsilon
+    plan = a[:, None] * b * logs.exp()
+    errors = [float((plan.sum(i) - w).abs().sum()) for i, w in ((1, a), (0, b))]
+    assert solution.status == ("converged",)
+    assert max(errors) <= tolerance
+    assert float(solution.marginal_error) == pytest.approx(max(errors), abs=0.1 * tolerance)

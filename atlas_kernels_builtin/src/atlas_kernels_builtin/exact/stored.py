@@ -17,7 +17,7 @@ from atlas_kernels_builtin.exact.tiles import Tile
 from atlas_kernels_builtin.exact.tiles import tiles as cut
 
 PROBES = 64
-"""Rows that the share of entries worth keeping is estimated on."""
+"""Rows that the share of entries worth keeping is estimated on, and a sixteenth of the columns."""
 SPARSE_BELOW = 0.12
 """Share of entries below which they are stored sparsely: a product then costs its share, and building pays off."""
 BAND_BYTES = 2**22
@@ -152,13 +152,17 @@ def rescale(stored: Stored, log_left: Tensor, log_right: Tensor, block_entries: 
 
 
 def kept_share(exponents: Exponents, drop: float) -> float:
-    """Share of entries above `drop`, from `PROBES` rows of the first problem, evenly spaced."""
-    n, m = exponents.shape
-    step = max(1, n // PROBES)
-    rows = slice(step // 2, n, step)
-    room = exponents.like.new_empty(1, len(range(n)[rows]), m)
-    filled = exponents.fill(Tile(slice(0, 1), rows, slice(0, m)), room)
+    """Share of entries above `drop`, from `PROBES` rows of the first problem and as many columns times 16, spread
+    evenly."""
+    rows, columns = (_spread(size, most) for size, most in zip(exponents.shape, (PROBES, 16 * PROBES), strict=True))
+    shape = [len(range(size)[part]) for size, part in zip(exponents.shape, (rows, columns), strict=True)]
+    filled = exponents.fill(Tile(slice(0, 1), rows, columns), exponents.like.new_empty(1, *shape))
     return float((filled > math.log2(drop)).double().mean())
+
+
+def _spread(size: int, most: int) -> slice:
+    step = max(1, size // most)
+    return slice(step // 2, size, step)
 
 
 def build_sparse(
