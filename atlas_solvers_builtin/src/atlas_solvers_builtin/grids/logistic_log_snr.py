@@ -40,7 +40,8 @@ class LogisticLogSNR:
         """Return (steps + 1,) times; times[0] = t_max."""
         check_steps(steps)
         lowest, highest = level_range(process, self.sigma_max)
-        lowest = max(lowest, 11 / (10 + steps**2.4))
+        # Image to image may start below where few steps from pure noise would end.
+        lowest = max(lowest, min(11 / (10 + steps**2.4), highest / 2))
         center = self.center + 6.5 / max(steps, 5)
         scale = self.scale - 0.3 * (1 - min(steps, 50) / 50)
         first, last = (1 / (1 + math.exp(-(math.log(level) - center) / scale)) for level in (highest, lowest))
