@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from atlas_kernels_builtin.ranks.sharded import Sharded
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.divergence.divergence import SinkhornDivergence
+from atlas_solvers_builtin.transport.exact.exact import Exact
+from atlas_solvers_builtin.transport.low_rank.low_rank import LowRank
+from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
 
 from atlas_kernels_builtin import Gaussian, operator_of
 
@@ -66,6 +71,70 @@ def solution(kernel):
     }
 
 
+def gradients(value, inputs):
+    """The gradients of a value by each input, by their names."""
+    found = torch.autograd.grad(value, tuple(inputs.values()))
+    return {f"gradient of {name}": each for name, each in zip(inputs, found, strict=True)}
+
+
+def inputs(batch=()):
+    """Points and weights that want a gradient, one of weight 0, and ε, one a problem."""
+    x, y = cloud(N, 4, batch=batch), cloud(M, 5, batch=batch) * 1.3 + 0.5
+    generator = torch.Generator().manual_seed(6)
+    a, b = (torch.rand(*batch, size, generator=generator, dtype=torch.float64) + 0.1 for size in (N, M))
+    a[..., 40] = 0
+    epsilon = torch.full(batch, EPSILON, dtype=torch.float64)
+    named = {"x": x, "y": y, "a": a / a.sum(-1, keepdim=True), "b": b / b.sum(-1, keepdim=True), "epsilon": epsilon}
+    return {name: value.requires_grad_() for name, value in named.items()}
+
+
+def potentials(kernel):
+    """What implicit differentiation gives, for a batch, balanced and not."""
+    found = {}
+    for name, solver in (
+        ("balanced", Sinkhorn(tolerance=1e-12, storage="float64")),
+        ("unbalanced", SinkhornUnbalanced(rho=0.8, tolerance=1e-12)),
+    ):
+        given = inputs((2,))
+        x, y, a, b, epsilon = given.values()
+        solution = solver.solve_operator(operator_of(kernel, x, y, epsilon=epsilon), a=a, b=b, y=y)
+        f, g = solution.potentials()
+        image = solution.barycentric_map(differentiable=True)
+        total = (f * cloud(N, 7)[:, 0]).sum() + (g * cloud(M, 8)[:, 0]).sum() + (image * cloud(N, 9)).sum()
+        for what, value in gradients(total, given).items():
+            # Off the simplex a balanced problem is not defined: weights are compared along it.
+            flat = what in ("gradient of a", "gradient of b") and name == "balanced"
+            found[f"{name}: {what}"] = value - value.mean(-1, keepdim=True) if flat else value
+        found[f"{name}: map"] = image.detach()
+    return found
+
+
+def others(kernel):
+    """The solvers beside `sinkhorn`: values, plans and gradients."""
+    found = {}
+    for name, solver in (
+        ("kl", SinkhornUnbalanced(kernel=kernel, epsilon=EPSILON, rho=0.8, tolerance=1e-12)),
+        ("divergence", SinkhornDivergence(kernel=kernel, tolerance=1e-11)),
+        ("divergence-kl", SinkhornDivergence(kernel=kernel, epsilon=EPSILON, rho=0.8, tolerance=1e-12)),
+        ("exact", Exact(kernel=kernel)),
+        ("low-rank", LowRank(kernel=kernel, rank=3, max_iterations=2, tolerance=1e-30)),
+    ):
+        given = inputs()
+        del given["epsilon"]  # which these solvers take from their config
+        wanted = given
+        if name == "low-rank":  # which has no derivative by the weights
+            wanted = {"x": given["x"], "y": given["y"]}
+            given |= {side: given[side].detach() for side in "ab"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # low-rank was told to give up
+            solution = solver.solve(given["x"], given["y"], a=given["a"], b=given["b"])
+        found |= {f"{name}: {what}": value for what, value in gradients(solution.value, wanted).items()}
+        found |= {f"{name}: value": solution.value.detach(), f"{name}: cost": solution.cost.detach()}
+        found |= {f"{name}: rows": solution.marginals[0], f"{name}: map": solution.barycentric_map()}
+        found[f"{name}: products"] = solution.rmatvec(cloud(N, 2))
+    return found
+
+
 def refusals():
     """What a rank says if the ranks do not agree, or are too many."""
     rank = dist.get_rank()
@@ -92,6 +161,8 @@ def main():
         "single": products(sharded, ()),
         "batch": products(sharded, (2,)),
         "solution": solution(sharded),
+        "potentials": potentials(sharded),
+        "others": others(sharded),
         "estimate": single.error_estimate(40, seed=3),
         "own rows": single.local.shape[0],
         "refusals": [too_early, *refusals()],

@@ -48,8 +48,19 @@ def test_the_solver_runs_unchanged_and_finds_the_same_plan_and_gradients(ranks):
             torch.testing.assert_close(found["solution"][name], truth, rtol=1e-9, atol=1e-11, msg=name)
 
 
+@pytest.mark.parametrize("what", ["potentials", "others"])
+def test_so_do_implicit_derivatives_and_all_other_solvers(ranks, what):
+    expected = getattr(child, what)(Gaussian(0.8))
+    for found in ranks:
+        assert found[what].keys() == expected.keys()
+        for name, truth in expected.items():
+            torch.testing.assert_close(
+                found[what][name], truth, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
 def test_the_ranks_agree_to_the_last_bit_and_share_the_rows(ranks):
-    for problem in ("single", "batch", "solution"):
+    for problem in ("single", "batch", "solution", "potentials", "others"):
         for name in ranks[0][problem]:
             assert torch.equal(ranks[0][problem][name], ranks[1][problem][name]), name
     assert [found["own rows"] for found in ranks] == [30, 31]

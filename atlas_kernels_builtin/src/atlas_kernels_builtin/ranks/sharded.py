@@ -45,9 +45,8 @@ class Sharded(SamePairs):
             raise ValueError(f"{size} row(s) cannot be split over {ranks} ranks: start fewer")
         rows = slice(size * rank // ranks, size * (rank + 1) // ranks)
         own, y = SharedInput.apply(x).narrow(dim, rows.start, rows.stop - rows.start), SharedInput.apply(y)
-        if isinstance(epsilon, Tensor):
-            epsilon = SharedInput.apply(epsilon)
-        return ShardedOperator(local=operator_of(self.kernel, own, y, epsilon=epsilon), rows=rows, size=size)
+        local = operator_of(self.kernel, own, y, epsilon=_shared(epsilon))
+        return ShardedOperator(local=local, rows=rows, size=size, epsilon=epsilon)
 
 
 @attrs.frozen(eq=False)
@@ -63,6 +62,8 @@ class ShardedOperator:
     rows: slice
     size: int
     """n, over all ranks."""
+    epsilon: float | Tensor
+    """As it was given: what solvers make of it they make on every rank, and its gradient must not be summed again."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,10 +82,6 @@ class ShardedOperator:
         return self.local.device
 
     @property
-    def epsilon(self) -> float | Tensor:
-        return self.local.epsilon
-
-    @property
     def positive(self) -> bool:
         return self.local.positive
 
@@ -94,7 +91,8 @@ class ShardedOperator:
 
     def with_epsilon(self, epsilon: float | Tensor) -> ShardedOperator:
         """The kernel of the same points at another ε, without scaling. AttributeError where that of a rank has none."""
-        return attrs.evolve(self, local=self.local.with_epsilon(epsilon))  # type: ignore[attr-defined]
+        local = self.local.with_epsilon(_shared(epsilon))  # type: ignore[attr-defined]
+        return attrs.evolve(self, local=local, epsilon=epsilon)
 
     def carries_graph(self) -> bool:
         """Whether a product has to be differentiable: the same on every rank; True where a rank cannot tell."""
@@ -175,6 +173,11 @@ class ShardedOperator:
         after = own.ndim - 1 - len(self.batch_shape)
         padding = [0, 0] * after + [self.rows.start, self.size - self.rows.stop]
         return total(torch.nn.functional.pad(own, padding))
+
+
+def _shared(epsilon: float | Tensor) -> float | Tensor:
+    """ε for a rank's own rows: its gradient is the sum of all ranks'."""
+    return SharedInput.apply(epsilon) if isinstance(epsilon, Tensor) else epsilon  # type: ignore[no-any-return]
 
 
 def _alone() -> bool:
