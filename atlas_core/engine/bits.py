@@ -56,12 +56,13 @@ def coarse_normals(words: Words, kind: Kind) -> Floats:
 
     Their distribution function is within 2⁻¹⁷ of Φ, their variance 1, |z| ≤ 4.4: for sums of several.
     """
-    return _quantiles(kind).take(words.view(np.uint16))
+    return _quantiles(np.dtype(kind)).take(words.view(np.uint16))
 
 
 @lru_cache(maxsize=2)
-def _quantiles(kind: Kind) -> Floats:
+def _quantiles(dtype: np.dtype[Any]) -> Floats:
     share = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
     values = torch.special.ndtri(share)
     values = (values - values.flip(0)) / 2  # odd to the last bit
-    return (values / values.square().mean().sqrt()).numpy().astype(kind)
+    table: Floats = (values / values.square().mean().sqrt()).numpy().astype(dtype)
+    return table

@@ -93,13 +93,13 @@ def test_a_sample_does_not_depend_on_its_batch(process, mixture):
 
 
 def test_a_hard_sample_costs_an_easy_one_no_calls(mixture):
-    process, unit = EDM(), torch.from_numpy(np.random.default_rng(3).standard_normal((16, 2)))
+    process, unit = EDM(), torch.from_numpy(np.random.default_rng(3).standard_normal((8, 2)))
     together = RowDenoiser(process, mixture)
-    walked(1e-4, together, process.prior(unit), ends(process))
+    walked(1e-3, together, process.prior(unit), ends(process))
     alone = []
-    for row in range(16):
+    for row in range(8):
         denoiser = RowDenoiser(process, mixture)
-        walked(1e-4, denoiser, process.prior(unit[row : row + 1]), ends(process))
+        walked(1e-3, denoiser, process.prior(unit[row : row + 1]), ends(process))
         alone.append(denoiser.rows)
     assert together.rows == sum(alone)
     assert max(alone) > 1.15 * min(alone)  # else there would be nothing to keep apart

@@ -74,7 +74,7 @@ def test_the_error_of_the_steps_is_of_order_four(exact_denoiser, mixture, points
 
 def test_probes_are_right_within_their_standard_error(exact_denoiser, mixture, points):
     denoiser, noise = exact_denoiser(VPCosine(), mixture), CounterNoise.from_seeds(range(len(points)))
-    times = LogisticLogSNR().times(VPCosine(), 32)
+    times = LogisticLogSNR().times(VPCosine(), 10)
     whole = log_likelihood(denoiser, points, times=times, probes=None)
     found = log_likelihood(denoiser, points, times=times, probes=24, noise=noise)
     torch.testing.assert_close(found.latent, whole.latent, rtol=0, atol=1e-12)
@@ -121,12 +121,12 @@ def test_the_flow_is_the_one_that_samplers_follow(exact_denoiser, mixture, flow)
     start, end = flow
     walk, path = (
         Flow(exact_denoiser(EDM(), mixture), None),
-        np.arctan(np.exp(np.linspace(math.log(0.05), math.log(20), 201))),
+        np.arctan(np.exp(np.linspace(math.log(0.05), math.log(20), 101))),
     )
     w = end[:16] * math.cos(path[0])
     for a, b in pairwise(path):
         w, _ = walk.step(w, float(a), float(b))
-    torch.testing.assert_close(w / math.cos(path[-1]), start[:16], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(w / math.cos(path[-1]), start[:16], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,8 @@ class EDMStochastic:
         process, s, t = denoiser.process, times[:-1], times[1:]
         path = Path(noise, "edm-stochastic", process, times)
         raised, scale, std = self._churned(process, s)
-        keep, pull = process.ode_step(raised, t)
-        correct = torch.where(keep > 0, pull / (2 * keep), 0.0).tolist()
-        keep, pull = keep.tolist(), pull.tolist()
+        keep, pull = (c.tolist() for c in process.ode_step(raised, t))
+        correct = [p / (2 * k) if k > 0 else 0.0 for k, p in zip(keep, pull, strict=True)]
         for index, (start, end) in enumerate(zip(raised, t, strict=True)):
             if std[index]:
                 x = path.add(scale[index] * x, std[index], index)
