@@ -177,7 +177,7 @@ class ShardedOperator:
 
 def _shared(epsilon: float | Tensor) -> float | Tensor:
     """ε for a rank's own rows: its gradient is the sum of all ranks'."""
-    return SharedInput.apply(epsilon) if isinstance(epsilon, Tensor) else epsilon  # type: ignore[no-any-return]
+    return SharedInput.apply(epsilon) if isinstance(epsilon, Tensor) else epsilon
 
 
 def _alone() -> bool:

@@ -61,13 +61,14 @@ class SinkhornDivergence(FeatureSets):
 
     def _of_the_real_set(self, real: Tensor) -> Any:
         """Return the solver with every number that it would take from the points taken from the real set alone."""
-        solver, kernel = self.solver, getattr(self.solver, "kernel", None)
+        solver: Any = self.solver
+        kernel: Any = getattr(solver, "kernel", None)
         if hasattr(kernel, "fitted"):
             kernel = kernel.fitted(real, real)
             solver = attrs.evolve(solver, kernel=kernel)
         unset = [name for name in ("epsilon", "rho") if getattr(solver, name, 0.0) is None]
         if not unset:
             return solver
-        mean = float(-kernel.log_kernel(real, real).mean())  # type: ignore[union-attr]
+        mean = float(-kernel.log_kernel(real, real).mean())
         numbers = {"epsilon": SHARE_OF_MEAN_COST * mean, "rho": mean} if mean > 0 else {"epsilon": 1.0, "rho": 1.0}
         return attrs.evolve(solver, **{name: numbers[name] for name in unset})

@@ -57,7 +57,8 @@ def schur(local: Local, at: Scalings) -> Schur:
 class System(Protocol):
     """A symmetric positive semi-definite linear map, and the inverse of a diagonal near it."""
 
-    preconditioner: Tensor
+    @property
+    def preconditioner(self) -> Tensor: ...
 
     def __matmul__(self, z: Tensor) -> Tensor: ...
 

@@ -59,7 +59,7 @@ class StreamedCosts:
         return epsilon * torch.cat(pieces, dim=-2), epsilon * back
 
 
-def cost_products(kernel: Kernel, x: Tensor, y: Tensor, operator: KernelOperator) -> CostProducts:
+def cost_products(kernel: Kernel | None, x: Tensor, y: Tensor, operator: KernelOperator) -> CostProducts:
     """In linear time where the cost is a squared distance, which its kernel says in `quadratic`, else streamed."""
     rate = getattr(kernel, "quadratic", None)
     if rate is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Kernel
-from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from, spread
+from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.low_rank.cost_products import cost_products
 from atlas_solvers_builtin.transport.problem import Problem
 
@@ -86,7 +86,7 @@ class LowRankCoupling:
         if z is None:
             return as_items(self.out @ centres, item)
         operator = operator_from(z, self.y, self.problem.operator, self.kernel)
-        costs = cost_products(self.kernel, z, spread(self.y, self.problem.operator, self.kernel), operator)
+        costs = cost_products(self.kernel, z, as_items(rows, item), operator)
         nothing = rows.new_zeros(*operator.batch_shape, operator.shape[0], 1)
         mean = costs.both(self.r / self.w[..., None, :], nothing)[0]
         nearest = (mean - self.levels[0][..., None, :]).argmin(-1)[..., None]

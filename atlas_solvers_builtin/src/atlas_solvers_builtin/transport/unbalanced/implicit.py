@@ -56,11 +56,12 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, to_f: Tensor, to_g: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_adjoint(ctx.problem, *ctx.saved_tensors, to_f, to_g), *(None,) * 5)
+        f, g, slope_f, slope_g = ctx.saved_tensors
+        return (*_adjoint(ctx.problem, f, g, (slope_f, slope_g), to_f, to_g), *(None,) * 5)
 
 
 def _adjoint(
-    problem: Problem, f: Tensor, g: Tensor, slope_f: Tensor, slope_g: Tensor, to_f: Tensor, to_g: Tensor
+    problem: Problem, f: Tensor, g: Tensor, slopes: tuple[Tensor, Tensor], to_f: Tensor, to_g: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Solve (α + Qᵀ(t β), Πᵀ(s α) + β) = (to_f, to_g).
 
@@ -68,7 +69,7 @@ def _adjoint(
     (diag(c / t) − Pᵀ diag(s / r) P) w = to_g − Pᵀ(s to_f / r). A point without weight sends its share to the others and
     takes no part.
     """
-    a, b = problem.a, problem.b
+    a, b, (slope_f, slope_g) = problem.a, problem.b, slopes
     own_f, own_g = torch.where(a > 0, 0.0, to_f), torch.where(b > 0, 0.0, to_g)
     to_f, to_g = to_f - own_f, to_g - own_g
     if bool((own_f != 0).any() | (own_g != 0).any()):
