@@ -169,8 +169,11 @@ def test_the_dtype_follows_and_a_solution_is_where_the_next_one_starts():
 
 
 def test_running_out_of_iterations_is_a_status_and_said():
-    with pytest.warns(RuntimeWarning, match=r"set to itself.*raise tolerance"):
-        solution = attrs.evolve(SOLVER, max_iterations=2).solve(X, Y)
+    with pytest.warns(RuntimeWarning, match=r"sinkhorn-divergence: .*set to itself.*raise tolerance") as caught:
+        solution = attrs.evolve(SOLVER, epsilon=0.01, max_iterations=2).solve(X, Y)
+    (warning,) = caught  # of all three, and where it was called
+    assert "sinkhorn: 1 of 1 problem(s) not solved" in str(warning.message)
+    assert warning.filename == __file__
     assert solution.status == ("max-iterations",)
     assert not bool(solution.converged)
 
@@ -187,3 +190,12 @@ def test_bad_input_is_named():
     for field in ("epsilon", "rho", "tolerance", "max_iterations"):
         with pytest.raises(ValueError, match=field):
             attrs.evolve(SOLVER, **{field: 0})
+
+
+def test_the_map_across_has_the_graph_of_both_sets():
+    found, expected = [], []
+    for solver, gradients in ((SOLVER, found), (Sinkhorn(kernel=Gaussian(), epsilon=0.2, tolerance=1e-11), expected)):
+        x, y = X.clone().requires_grad_(), Y.clone().requires_grad_()
+        plan = getattr(solver.solve(x, y), "across", None) or solver.solve(x, y)
+        gradients += torch.autograd.grad(plan.barycentric_map(differentiable=True).square().sum(), (x, y))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
