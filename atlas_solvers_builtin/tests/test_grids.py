@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from atlas_solvers_builtin.grids.exponential import Exponential
 from atlas_solvers_builtin.grids.karras import Karras
 from atlas_solvers_builtin.grids.logistic_log_snr import LogisticLogSNR
 from atlas_solvers_builtin.grids.uniform import Uniform
 from atlas_solvers_builtin.processes.edm import EDM
 
 F64 = torch.float64
-GRIDS = {"karras": Karras(), "uniform": Uniform(), "logistic-log-snr": LogisticLogSNR()}
+GRIDS = {"exponential": Exponential(), "karras": Karras(), "uniform": Uniform(), "logistic-log-snr": LogisticLogSNR()}
 
 
 def levels(process, times):
@@ -45,6 +46,13 @@ def test_karras_is_equation_5(process):
     got = levels(process, Karras().times(process, n))[:-1].tolist()
     assert got[1:] == pytest.approx(expected[1:], rel=1e-9)
     assert got[0] >= expected[0] * (1 - 1e-12)  # where the process itself ends
+
+
+def test_exponential_divides_the_level_by_one_factor(process):
+    got = levels(process, Exponential().times(process, 9))[:-1].log()
+    expected = torch.linspace(math.log(80), math.log(0.002), 9, dtype=F64)
+    torch.testing.assert_close(got[1:], expected[1:], rtol=1e-9, atol=0)
+    assert not torch.equal(Exponential(sigma_max=40).times(EDM(), 9), Exponential().times(EDM(), 9))
 
 
 def test_uniform_steps_are_even_and_on_edm_those_of_karras():

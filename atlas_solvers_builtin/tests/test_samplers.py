@@ -13,8 +13,10 @@ from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
 from atlas_solvers_builtin.processes.vp_linear import VPLinear
 from atlas_solvers_builtin.samplers.ddpm_ancestral import DDPMAncestral
 from atlas_solvers_builtin.samplers.deis import DEIS
+from atlas_solvers_builtin.samplers.dpm_2 import DPM2
 from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
 from atlas_solvers_builtin.samplers.dpmpp_2m_sde import DPMpp2MSDE
+from atlas_solvers_builtin.samplers.dpmpp_2s import DPMpp2S
 from atlas_solvers_builtin.samplers.dpmpp_3m import DPMpp3M
 from atlas_solvers_builtin.samplers.dpmpp_sde import DPMppSDE
 from atlas_solvers_builtin.samplers.edm_stochastic import EDMStochastic
@@ -40,6 +42,8 @@ STOCHASTIC = {
 SAMPLERS = {
     "euler": Euler(),
     "heun": Heun(),
+    "dpm-2": DPM2(),
+    "dpmpp-2s": DPMpp2S(),
     "multistep": Multistep(),
     "dpmpp-2m": DPMpp2M(),
     "dpmpp-3m": DPMpp3M(),

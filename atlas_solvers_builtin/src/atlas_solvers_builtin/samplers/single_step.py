@@ -1,0 +1,118 @@
+"""Samplers of order 2 that look twice in a step, over pairs of the grid's steps: as many calls as Euler has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+import torch
+from attrs.validators import gt
+from torch import Tensor
+
+from atlas_core.contracts import Denoiser, Process, Step
+from atlas_solvers_builtin.samplers.multistep_plan import half_log_snr
+from atlas_solvers_builtin.samplers.safeguard import progress
+
+Share = Callable[[float, float], float]
+"""(h to the second look, h of the step, in λ) -> the share c of the second prediction; the first has 1 − c."""
+
+REACH, MOST = 0.12, 1.05
+
+
+def reach_field() -> float:
+    """Return the setting `reach` that single-step samplers share."""
+    field: float = attrs.field(
+        default=REACH,
+        validator=gt(0),
+        metadata={
+            "help": "Share of the way to the data that a pair of steps may cover as one; inf: any, as published."
+        },
+    )
+    return field
+
+
+def pairs_field(default: bool) -> bool:
+    """Return the setting `pairs` that single-step samplers share."""
+    field: bool = attrs.field(
+        default=default,
+        metadata={
+            "help": "Take the grid's steps in pairs, one call each; false: two calls in each step, as published."
+        },
+    )
+    return field
+
+
+@attrs.frozen
+class Pair:
+    """Two steps s → m → t: x_m by the first-order step, x_t = keep · x_s + pull · ((1 − c) x̂₀(s) + c x̂₀(m))."""
+
+    to_middle: tuple[float, float]
+    whole: tuple[float, float, float] | None
+    """keep, pull (1 − c), pull c; None: two steps of first order, of which this is the first."""
+
+
+def pair_plan(process: Process, times: Tensor, share: Share, reach: float) -> list[Pair]:
+    """Return what begins at each of the n steps along times (n + 1,): a pair where there is room for one that pays.
+
+    The last step stands alone, and if their number is even so does the first. c falls from what `share` says, where
+    the pair covers no more than `reach` of the way from noise to data, to that of two first-order steps at twice that;
+    and it is no more than 1.05, which is the error of the second prediction that it passes on. With `reach` infinite it
+    is what `share` says. A pair at infinite λ is two steps.
+    """
+    lambdas, count = half_log_snr(process, times), len(times) - 1
+    single = list(zip(*(c.tolist() for c in process.ode_step(times[:-1], times[1:])), strict=True))
+    double = list(zip(*(c.tolist() for c in process.ode_step(times[:-2], times[2:])), strict=True))
+    plan = [Pair(step, None) for step in single]
+    for index in range((count - 1) % 2, count - 1, 2):
+        start, middle, end = lambdas[index : index + 3]
+        if not math.isfinite(end - start):
+            continue
+        (keep, pull), second = double[index], share(middle - start, end - start)
+        if math.isfinite(reach):
+            part = min(1.0, max(0.0, 2 - progress(start, end) / reach))
+            euler = single[index + 1][1] / pull
+            second = euler + part * (min(second, MOST) - euler)
+        plan[index] = Pair(single[index], (keep, pull * (1 - second), pull * second))
+    return plan
+
+
+def with_midpoints(process: Process, times: Tensor) -> Tensor:
+    """Return (2 n,) times: those of n steps (n + 1,), with the middle in λ of each but the last.
+
+    The middle of a step from pure noise, at infinite λ, is that in time.
+    """
+    log_snr = process.log_snr(times[:-1])
+    halfway = (log_snr[:-1] + log_snr[1:]) / 2
+    middle = torch.where(halfway.isfinite(), process.time_of_log_snr(halfway), (times[:-2] + times[1:-1]) / 2)
+    return torch.cat([torch.stack([times[:-2], middle], 1).flatten(), times[-2:]])
+
+
+def integrate(denoiser: Denoiser, x: Tensor, times: Tensor, plan: Sequence[Pair]) -> Iterator[Step]:
+    """Walk x (b, *item) along times (n + 1,) by n steps, one call each."""
+    moments, start, whole = times.tolist(), x, None
+    first = x
+    for index, (s, pair) in enumerate(zip(times[:-1], plan, strict=True)):
+        x0 = denoiser(x, s)
+        if whole is not None:
+            x = torch.add(torch.add(start * whole[0], first, alpha=whole[1]), x0, alpha=whole[2])
+            whole = None
+        else:
+            start, first, whole = x, x0, pair.whole
+            x = torch.add(x * pair.to_middle[0], x0, alpha=pair.to_middle[1])
+        yield Step(index, moments[index + 1], x, x0)
+
+
+def take(denoiser: Denoiser, x: Tensor, times: Tensor, share: Share, *, reach: float, pairs: bool) -> Iterator[Step]:
+    """Walk x (b, *item) along times (n + 1,): pairs of its steps, or each with its middle, for 2 n − 1 calls."""
+    process = denoiser.process
+    if pairs:
+        yield from integrate(denoiser, x, times, pair_plan(process, times, share, reach))
+        return
+    fine = with_midpoints(process, times)
+    first: Tensor | None = None
+    for step in integrate(denoiser, x, fine, pair_plan(process, fine, share, reach)):
+        first = step.x0 if first is None else first
+        if step.index % 2 or step.index == len(fine) - 2:
+            yield Step((step.index + 1) // 2 - (step.index % 2), step.t, step.x, first)
+            first = None
