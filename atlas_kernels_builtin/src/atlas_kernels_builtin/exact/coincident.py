@@ -34,7 +34,9 @@ def coincident_pairs(x: Tensor, y: Tensor) -> Tensor | None:
     problem, i = problem.repeat_interleave(repeats), i.repeat_interleave(repeats)
     j = order[problem, first[problem, i] + offset]
     rows = max(1, CHUNK // x.shape[2])
-    same = [(x[p, r] == y[p, c]).all(-1) for p, r, c in zip(*(z.split(rows) for z in (problem, i, j)), strict=True)]
+    same = [
+        (x[p, r] == y[p, c]).all(-1) for p, r, c in zip(*(torch.split(z, rows) for z in (problem, i, j)), strict=True)
+    ]
     return torch.stack([problem, i, j])[:, torch.cat(same)]
 
 

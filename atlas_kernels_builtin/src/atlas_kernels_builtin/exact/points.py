@@ -70,6 +70,6 @@ class Points:
         centre = self.centre[batch].to(wide)
         out = torch.empty_like(points, dtype=dtype)
         step = max(1, CHUNK // (points.shape[0] * points.shape[2]))
-        for piece, found in zip(points.split(step, dim=1), out.split(step, dim=1), strict=True):
+        for piece, found in zip(torch.split(points, step, dim=1), torch.split(out, step, dim=1), strict=True):
             found.copy_(piece.to(wide) - centre)
         return out

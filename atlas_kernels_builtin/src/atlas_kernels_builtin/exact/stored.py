@@ -78,7 +78,7 @@ class DenseMatrix:
     def gram(self, vector: Tensor, weights: Tensor) -> Tensor:
         out = torch.zeros_like(vector)
         rows = max(1, BAND_BYTES // (self.entries.shape[2] * self.entries.itemsize))
-        for block, weight in zip(self.entries.split(rows, 1), weights.split(rows, 1), strict=True):
+        for block, weight in zip(torch.split(self.entries, rows, 1), torch.split(weights, rows, 1), strict=True):
             # The second product finds the band in the caches.
             passes.accumulate(out, block.mT, multiply(block, vector).mul_(weight))
         return out
