@@ -122,6 +122,9 @@ def test_rows_are_normalised_for_the_price_of_their_sums():
     expected = (log_k + right).softmax(1)
     torch.testing.assert_close(conditional.matvec(right), expected @ right, rtol=1e-11, atol=0)
     torch.testing.assert_close(conditional.rmatvec(right), expected.T @ right, rtol=1e-11, atol=1e-9)
+    weights = vector(30, seed=5).square()
+    product = conditional.gram(weights)(right)
+    torch.testing.assert_close(product, expected.T @ (weights * (expected @ right)), rtol=1e-11, atol=1e-9)
 
 
 def test_products_in_float32_are_as_good_as_float32():

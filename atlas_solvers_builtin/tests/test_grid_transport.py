@@ -15,6 +15,7 @@ from atlas_kernels_builtin.kernels.cauchy import Cauchy
 from atlas_kernels_builtin.kernels.laplacian import Laplacian
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.grids.grid_dense import log_kernel_of, solve_dense
 from atlas_solvers_builtin.transport.grids.grid_levels import apply_axes, levels_of
 from atlas_solvers_builtin.transport.grids.grid_solve import SinkhornGrid
 
@@ -117,6 +118,31 @@ def test_dark_pixels_and_batches():
         assert alone.f.isfinite().all()
         assert alone.g.isfinite().all()
     torch.testing.assert_close(alone.barycentric_map(), grid.points()[34].expand(120, 2))
+
+
+def test_a_batch_of_several_epsilons_is_solved_in_groups():
+    a, b = (torch.stack([blobs(24, 20, seed=i) for i in seeds]) for seeds in ((0, 1, 2), (5, 6, 7)))
+    epsilon = torch.tensor([0.05, 0.02, 0.05], dtype=F64)
+    operator = Grid((24, 20), kernel=Gaussian(0.4)).operator(like=a, epsilon=epsilon)
+    together = SinkhornGrid(tolerance=1e-11).solve_operator(operator, a=a.flatten(1), b=b.flatten(1))
+    assert together.status == ("converged",) * 3
+    for i in range(3):
+        general = Sinkhorn(kernel=Gaussian(0.4), epsilon=float(epsilon[i]), tolerance=1e-11)
+        points = Grid((24, 20)).points()
+        alone = general.solve(points, points, a=a[i].flatten(), b=b[i].flatten())
+        torch.testing.assert_close(together.plan()[i], alone.plan(), rtol=0, atol=1e-11)
+
+
+def test_the_smooth_part_of_a_coarse_inverse_and_the_diagonal_invert_the_hessian():
+    level = levels_of(
+        Grid((8, 8), kernel=Gaussian(0.3)).operator(), *(blobs(8, 8, seed=i).flatten() for i in (0, 1)), smallest=64
+    )[0]
+    state = solve_dense(level, log_kernel_of(level), 0.1, torch.zeros_like(level.b), 1e-6).state
+    hessian = state.columns.diag() - state.conditional.T @ (level.a[:, None] * state.conditional)
+    right = state.columns * torch.linspace(-1, 1, 64, dtype=F64)
+    right = right - state.columns * right.sum()  # what the range of the Hessian holds: of sum 0
+    solved = right / state.columns + (state.smooth_inverse().double() @ right)
+    torch.testing.assert_close(hessian @ solved, right, rtol=0, atol=1e-3 * float(right.abs().max()))
 
 
 def test_float32_stays_float32_and_a_start_is_used():
