@@ -220,7 +220,7 @@ def test_every_method_equals_that_of_the_matrix_it_stands_for(name, batch, epsil
     if name != "positive-rff":
         assert not operator.positive
         for method in [*methods, lambda: operator.log_rows(torch.tensor([0]))]:
-            with pytest.raises(ValueError, match="positive-rff"):
+            with pytest.raises(ValueError, match=r"Use `positive-rff`, or the kernel itself, which is exact"):
                 method()
         return
     assert operator.positive
@@ -268,7 +268,9 @@ def test_sinkhorn_on_positive_features_solves_the_problem_of_its_own_kernel():
 
 @pytest.mark.parametrize("name", ["rff", "nystroem"])
 def test_scaling_solvers_refuse_what_may_be_negative(name):
-    with pytest.raises(ValueError, match="of approximations `positive-rff`"):
+    with pytest.raises(
+        ValueError, match=r"Use `gaussian`, or any kernel with has_log.*of approximations `positive-rff`"
+    ):
         atlas_core.build("solver", "sinkhorn", kernel=APPROXIMATE[name](Gaussian()), epsilon=1.0).solve(
             points(9, 2), points(9, 2, 1)
         )
@@ -326,6 +328,45 @@ def test_float32_points_get_an_error_of_float32_and_no_more_columns_than_that_ta
     operator = Nystroem(landmarks=400).operator(x.float(), y.float())
     assert operator.rank < 200
     assert error(operator, exact(Gaussian(), x.float(), y.float())) < 1e-6
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_where_rounding_may_cost_more_the_kernels_of_landmarks_stay_as_they_are(batch):
+    """A M Bᵀ with M = K(z, z)⁻¹, in float32: every method is that of the matrix, which is the one of float64."""
+    x, y = points(600, 3, dtype=torch.float32), points(500, 3, 1, dtype=torch.float32)
+    if batch:
+        x, y = x.reshape(2, 300, 3), y.reshape(2, 250, 3)
+    kernel = Laplacian(2.0)
+    operator = Nystroem(kernel=kernel, landmarks=50, accuracy=1e-4).operator(x, y)
+    reference = Nystroem(kernel=kernel, landmarks=50).operator(x, y)
+    assert operator.middle is not None
+    assert reference.middle is None
+    k = reference.dense().double()
+    assert float((operator.dense() - k).norm() / k.norm()) < 1e-5
+    u, v = points(k.shape[-2] * 3, 1, 2)[:, 0].reshape(-1, 3), points(k.shape[-1] * 3, 1, 3)[:, 0].reshape(-1, 3)
+    u, v = (vector.expand(*k.shape[:-2], *vector.shape) for vector in (u, v))
+    left, right = u[..., 0] * 3 + 20, v[..., 0] * 3 - 20
+    scaled = (left[..., :, None] + right[..., None, :]).exp() * k
+    cases = [
+        (operator.matvec(v), k @ v),
+        (operator.rmatvec(u), k.mT @ u),
+        (operator.sums()[0], k.sum(-1)),
+        (operator.sums()[1], k.sum(-2)),
+        (operator.scaled(left.float(), right.float()).matvec(v), scaled @ v),
+        (operator.scaled(left.float(), right.float(), storage=torch.bfloat16).rmatvec(u), scaled.mT @ u),
+        (operator.entries(torch.tensor([3, 1]), torch.arange(k.shape[-1])), k[..., [3, 1], :]),
+    ]
+    for index, (got, wanted) in enumerate(cases):
+        assert float((got - wanted).norm() / wanted.norm()) < 1e-5, index
+    errors = [one.error_estimate(10**4).value for one in (operator, reference)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
+
+
+def test_gradients_pass_where_rounding_may_cost_more():
+    x, y, v = points(40, 2).requires_grad_(), points(30, 2, 1), points(30, 2, 2)
+    kernels = [Nystroem(kernel=Laplacian(), landmarks=12, accuracy=accuracy) for accuracy in (0.0, 1e-6)]
+    got = [torch.autograd.grad(k.operator(x, y).matvec(v).square().sum(), x)[0] for k in kernels]
+    torch.testing.assert_close(*got, rtol=1e-4, atol=1e-4)
 
 
 def test_duplicates_and_coincident_points_are_no_trouble():

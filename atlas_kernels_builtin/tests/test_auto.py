@@ -5,7 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from atlas_kernels_builtin.approximate.at_landmarks import factors_at
+from atlas_kernels_builtin.approximate.exact import exact_of, relative_error
+from atlas_kernels_builtin.approximate.nystroem import nystroem_operator
 from atlas_kernels_builtin.auto.auto import Auto
+from atlas_kernels_builtin.auto.check import check
 from atlas_kernels_builtin.auto.choices import Choice
 from atlas_kernels_builtin.auto.pilot import run_pilot
 from atlas_kernels_builtin.auto.probe import probe
@@ -168,3 +172,57 @@ def test_a_choice_is_named_as_its_component_would_be_configured():
     assert str(Choice("nystroem", 64, 0.1, None)) == "nystroem(landmarks=64)"
     assert str(Choice("rff", 128, 0.1, None)) == "rff(features=128)"
     assert str(Choice("dense", None, 0.1, None)) == "dense"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_few_points_far_from_all_others_are_found_by_the_check_and_made_landmarks(same):
+    """1 % of the points, alone in the tails, carry the error: equal odds see few of them, and landmarks miss them."""
+    wide = cloud(2500, 1, dtype=torch.float64)
+    wide[::100] *= 60
+    x = wide.float()
+    y = x if same else x + 0.01
+    kernel = Matern(nu=1.5, scale=0.5)
+    operator = Auto(kernel=kernel, tolerance=1e-3, matvecs=500).operator(x, y)
+    assert true_error(operator, kernel, x, y) <= 1e-3, operator.reason
+
+
+def test_the_check_sees_what_equal_odds_would_miss():
+    """Landmarks in the cluster only: its own error is nothing, and ten of 3,000 points carry all of it."""
+    x = torch.cat([0.1 * cloud(2990, 2), 50 * cloud(10, 2, seed=1)])
+    kernel = Gaussian(1.0)
+    exact = exact_of(kernel, x, x, 1.0)
+    factors = factors_at(kernel, x[:40], x, x, 1.0, rounding=1e-5)
+    operator = nystroem_operator(exact, [factors])
+    truth = true_error(operator, kernel, x, x)
+    for seed in range(10):
+        error, odds = check(operator, torch.Generator().manual_seed(seed))
+        assert truth / 2 < error.value < 2 * truth
+        assert error.high > truth
+        assert float(odds.reshape(2, -1)[:, -10:].sum()) > 0.4 * float(odds.sum())
+
+
+def test_the_interval_counts_the_columns_that_were_sampled():
+    """An error that sits in some of the columns: the number varies with the columns drawn, which is in the interval."""
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(64, 20_000, generator=generator, dtype=torch.float64)
+    got = exact.clone()
+    got[:, ::50] += 0.5
+    truth = float((got - exact).norm() / exact.norm())
+    everywhere, inside, without = torch.ones(400, dtype=torch.bool), 0, 0
+    for _ in range(100):
+        columns = torch.randint(20_000, (400,), generator=generator)
+        parts = got[:, columns], exact[:, columns]
+        estimate = relative_error(*parts, torch.ones(64), sampled_columns=everywhere)
+        inside += estimate.low <= truth <= estimate.high
+        estimate = relative_error(*parts, torch.ones(64))
+        without += estimate.low <= truth <= estimate.high
+    assert inside >= 80
+    assert without < 50
+
+
+def test_how_many_products_are_expected_decides():
+    """Building pays for many products, not for one."""
+    x = cloud(800, 2)
+    one, many = (Auto(kernel=Gaussian(3.0), matvecs=k).operator(x, x) for k in (1, 10**4))
+    assert one.choice.size is None, one.reason
+    assert many.choice.name == "nystroem", many.reason

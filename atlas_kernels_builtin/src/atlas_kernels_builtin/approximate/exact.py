@@ -72,7 +72,7 @@ def relative_error(
     if odds is not None:
         variance += _variance_of_sum(errors - ratio * sizes)
     if sampled_columns is not None:
-        weights = torch.ones_like(got[..., 0]) if odds is None else (1 / odds).expand(got.shape[:-1])
+        weights = torch.ones_like(got[..., 0]) if odds is None else (1 / odds).to(got).expand(got.shape[:-1])
         columns = [torch.einsum("...r,...rc->c", weights, square)[sampled_columns] for square in squares]
         variance += _variance_of_sum(columns[0] - ratio * columns[1])
     spread = variance**0.5 / float(errors.sum()) if ratio > 0 else 0.0

@@ -99,16 +99,6 @@ class Nystroem(Wrapping):
 def nystroem_operator(exact: Exact, factors: Sequence[Factors]) -> LowRankOperator:
     """The operator of the factors of each problem; its probes look first at rows whose own entry is far off."""
 
-    @torch.no_grad()
-    def residual(x: Tensor, epsilon: float | Tensor, made: Factors) -> Tensor:
-        """|k(x, x) − k̂(x, x)|, (n,): that of a positive definite kernel is largest on its diagonal.
-
-        With M between the factors, what the best of the landmarks leaves of it on its own, which is no less.
-        """
-        own = diagonal_of(exact.kernel, x, epsilon)
-        known = made.left.square().sum(-1) if made.middle is None else made.left.square().amax(-1) / own.mean()
-        return (own - known).abs()
-
     problems = list(zip(exact.problems(), factors, strict=True))
     return LowRankOperator.of(
         exact,
@@ -116,8 +106,19 @@ def nystroem_operator(exact: Exact, factors: Sequence[Factors]) -> LowRankOperat
         middles=[made.middle for made in factors],
         logarithmic=False,
         name="nystroem",
-        own=lambda: [residual(x, epsilon, made) for (x, _, epsilon), made in problems],
+        own=lambda: [residual(exact.kernel, x, epsilon, made.left, made.middle) for (x, _, epsilon), made in problems],
     )
+
+
+@torch.no_grad()
+def residual(kernel: Kernel, x: Tensor, epsilon: float | Tensor, factor: Tensor, middle: Tensor | None) -> Tensor:
+    """|k(x, x) − k̂(x, x)|, (n,) in float64, from the factor (n, r): a positive definite kernel's is largest there.
+
+    With M between the factors, what the best of the landmarks leaves of it on its own, which is no less.
+    """
+    own = diagonal_of(kernel, x, epsilon)
+    known = factor.square().sum(-1) if middle is None else factor.square().amax(-1) / own.mean()
+    return (own - known).abs().double()
 
 
 def diagonal_of(kernel: Kernel, points: Tensor, epsilon: float | Tensor) -> Tensor:

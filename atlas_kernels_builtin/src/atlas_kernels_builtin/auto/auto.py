@@ -16,9 +16,9 @@ from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
 from atlas_kernels_builtin.approximate.nystroem import nystroem_operator
 from atlas_kernels_builtin.approximate.positive_rff import PositiveRff
 from atlas_kernels_builtin.approximate.rff import Rff
+from atlas_kernels_builtin.auto.check import check
 from atlas_kernels_builtin.auto.choices import (
     FIRST_RANK,
-    FRESH_ROWS,
     Choice,
     Found,
     Task,
@@ -31,10 +31,8 @@ from atlas_kernels_builtin.exact.dense import dense_operator
 from atlas_kernels_builtin.exact.streaming import stream
 from atlas_kernels_builtin.kernels.wrapping import SamePairs
 
-ATTEMPTS = 2
+ATTEMPTS = 3
 """Approximations that are built and found wanting before the exact operator is taken."""
-CHECK_SHARE = 0.1
-"""Of the seconds of what was built, what measuring its error on new rows may take."""
 SAFETY = 0.6
 """Of the tolerance, what a pilot aims at: what is built is measured on other rows, and has to meet all of it."""
 
@@ -121,21 +119,18 @@ class Auto(SamePairs):
             began = time.perf_counter()
             operator = self._build(ready[0], x, y, epsilon)
             building = time.perf_counter() - began
-            error = self._measured(task, choice, operator, attempt)
+            generator = torch.Generator().manual_seed(self.seed + 1 + attempt)
+            if task.problems > 1:
+                error = operator.error_estimate(seed=self.seed + 1 + attempt)
+            else:
+                error, odds = check(operator, generator)
+                task = attrs.evolve(task, odds=odds)
             if error.high <= self.tolerance:
                 return (operator, choice, error, building), rejected
             rejected.append(f"{choice} was built and has an error of {error.value:.1e}")
-            aim *= SAFETY * min(1.0, self.tolerance / error.high)
+            aim *= SAFETY
             task = attrs.evolve(task, first_rank=max(FIRST_RANK, int(1.3 * (choice.size or 0))))
         return None, rejected
-
-    def _measured(self, task: Task, choice: Choice, operator: LowRankOperator, attempt: int) -> Estimate:
-        """The error of what was built: on new rows, unless that would take as long as what it judges."""
-        assert choice.size is not None
-        if task.problems > 1 or task.check_seconds(choice.size) < CHECK_SHARE * choice.seconds:
-            return operator.error_estimate(FRESH_ROWS, seed=self.seed + 1 + attempt)
-        with torch.no_grad():
-            return task.probe.error_of(operator.entries(task.probe.rows, task.probe.columns).double())
 
     def _search(self, task: Task, limit: float) -> list[Found]:
         """All that was looked for, the fastest first."""

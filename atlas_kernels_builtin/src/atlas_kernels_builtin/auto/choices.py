@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlas_core.contracts import Estimate
 from atlas_kernels_builtin.approximate.at_landmarks import cut
-from atlas_kernels_builtin.approximate.low_rank import PILOT_COLUMNS, LowRankOperator
+from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
 from atlas_kernels_builtin.approximate.positive_rff import PositiveRff
 from atlas_kernels_builtin.approximate.rff import Rff
 from atlas_kernels_builtin.auto import time_model as machine
@@ -21,12 +21,8 @@ from atlas_kernels_builtin.exact.exact_operator import SHARE_OF_MEMORY, free_mem
 
 CALL = 3e-5
 """Seconds of a product that does nothing: the calls themselves."""
-CHECK = 5e-3
-"""Seconds of measuring the error of anything: the calls themselves."""
 WIDER = 4.0
 """Times the seconds of an entry in the dtype of the points, that one in float64 takes."""
-FRESH_ROWS = 64
-"""Rows that an operator is measured on once it is built."""
 FIRST_RANK = 32
 GROWTH = 4
 """From one pilot to the next at most; the last of them costs most of it all."""
@@ -63,6 +59,8 @@ class Task:
     tolerance: float
     seed: int
     first_rank: int = FIRST_RANK
+    odds: Tensor | None = None
+    """How often each point of x and then y is looked at as a landmark, (n + m,), beside those with equal odds."""
 
     @property
     def points(self) -> int:
@@ -98,11 +96,6 @@ class Task:
         products = self.matvecs * (CALL + self.points * rank * entry)
         return self.problems * (self.points * rank * write + products + self.probe.setup_seconds)
 
-    def check_seconds(self, rank: int) -> float:
-        """Measuring the error on new rows, all of their columns."""
-        pairs = FRESH_ROWS * len(self.probe.y) + PILOT_COLUMNS * len(self.probe.x)
-        return self.problems * (pairs * (WIDER * self.pair_seconds + rank * self._multiply) + CHECK)
-
     def nystroem_seconds(self, rank: int) -> float:
         """Kernels of all points with the landmarks, the inverse of the landmarks' own, and its part in products.
 
@@ -122,10 +115,6 @@ class Task:
     def rounding(self) -> float:
         """Of entries, in units of the largest: what less than matters for the tolerance."""
         return 0.1 * self.tolerance * self.probe.typical
-
-    @property
-    def _multiply(self) -> float:
-        return machine.multiply_seconds(self.device, self.dtype)
 
 
 def exact_choices(task: Task) -> Iterator[Choice]:
@@ -164,7 +153,7 @@ def search_nystroem(task: Task, limit: float) -> Found:
         spent += _pilot_seconds(task, rank)
         if spent > PILOT_SHARE * limit or spent + task.nystroem_seconds(needed) > limit:
             return Found(_too_slow(needed, task))
-        pilot = run_pilot(task.probe, rank, generator)
+        pilot = run_pilot(task.probe, rank, generator, task.odds)
         if isinstance(pilot, str):
             return Found(pilot)
         best = pilot.error(len(pilot.landmarks))

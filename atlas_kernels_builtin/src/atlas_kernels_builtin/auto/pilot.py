@@ -58,10 +58,13 @@ class Pilot:
 
 
 @torch.no_grad()
-def run_pilot(probe: Probe, rank: int, generator: torch.Generator) -> Pilot | str:
-    """Pick `rank` landmarks from a sample that does not contain the probe's own points; a reason if it cannot be."""
+def run_pilot(probe: Probe, rank: int, generator: torch.Generator, odds: Tensor | None = None) -> Pilot | str:
+    """Pick `rank` landmarks from a sample that does not contain the probe's own points; a reason if it cannot be.
 
-    pool = _pool(probe, pool_size(rank), generator).double()
+    With `odds` (n + m,), half of the sample is drawn by them.
+    """
+
+    pool = _pool(probe, pool_size(rank), generator, odds).double()
     sampled = torch.cat([probe.x[probe.rows], probe.y[probe.columns]]).double()
 
     def gram(p: Tensor, q: Tensor) -> Tensor:
@@ -96,9 +99,12 @@ def run_pilot(probe: Probe, rank: int, generator: torch.Generator) -> Pilot | st
     return Pilot(probe, landmarks.to(probe.x.dtype), rows, columns)
 
 
-def _pool(probe: Probe, size: int, generator: torch.Generator) -> Tensor:
+def _pool(probe: Probe, size: int, generator: torch.Generator, odds: Tensor | None) -> Tensor:
     n, m = len(probe.x), len(probe.y)
-    drawn = torch.randint(n + m, (2 * size,), generator=generator).unique()  # type: ignore[no-untyped-call]
+    drawn = torch.randint(n + m, (2 * size,), generator=generator)
+    if odds is not None:
+        drawn[::2] = torch.multinomial(odds.cpu(), size, replacement=True, generator=generator)
+    drawn = drawn.unique()  # type: ignore[no-untyped-call]
     drawn = drawn[torch.randperm(len(drawn), generator=generator)]
     # Where y is x, a landmark at a probed row would make that row exact.
     taken = torch.isin(drawn % n, probe.rows.cpu()) if n == m else torch.isin(drawn, probe.rows.cpu())
