@@ -208,6 +208,17 @@ def _parametrization_is_defined_on_the_process(parts: Parts) -> Iterator[Finding
     yield Finding("$.parametrization.use", message, hint)
 
 
+def _objective_is_defined_there(parts: Parts) -> Iterator[Finding]:
+    if parts.objective is None or parts.process is None or parts.parametrization is None:
+        return
+    check = getattr(inspect(parts.objective), "check", None)
+    try:
+        if check is not None:
+            check(inspect(parts.process), inspect(parts.parametrization))
+    except ValueError as error:
+        yield Finding("$.objective", str(error))
+
+
 def _evaluation_split_exists(parts: Parts) -> Iterator[Finding]:
     if parts.evaluate is None or parts.splits is None or not parts.evaluate.settings["metrics"]:
         return
@@ -246,6 +257,7 @@ _CHECKS: tuple[Callable[[Parts], Iterator[Finding]], ...] = (
     _model_takes_the_condition,
     _classes_for_the_conditioner,
     _parametrization_is_defined_on_the_process,
+    _objective_is_defined_there,
     _evaluation_split_exists,
     _kernels_give_a_cost,
     _coupling_gives_pairs,

@@ -50,6 +50,8 @@ class Objective(Protocol):
     One attribute is optional: `trains: frozenset[str]`, what a network is to samplers afterwards. Without it, that is
     {"denoiser"}, or {"dynamics"} where no network has that name; {"flow-map"} knows where any step from t to t_end
     leads, {"endpoint"} where the step from t to 0 does: models that derive `objective.jumps` then take c_noise_end.
+    One method is optional, too: `check(process, parametrization)` raises ValueError where it has no meaning on them,
+    so that it is refused before training.
     """
 
     networks: frozenset[str]

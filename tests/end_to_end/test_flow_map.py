@@ -100,6 +100,11 @@ def test_its_network_is_a_denoiser_too(config: Path, tmp_path: Path) -> None:
         (["objective.use=denoising"], "$.sampler.use", "trains a denoiser"),
         (["model.jumps=false"], "$.model.jumps", "is not told where a step ends"),
         (["objective.target=shortcut", "objective.derivative=jvp"], "$.objective", "derivative has no effect"),
+        (
+            ["objective.target=consistency", "sampler.between=renoise", "parametrization.use=x0"],
+            "$.objective",
+            "X0 does not: take edm",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(

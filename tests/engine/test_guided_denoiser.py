@@ -11,11 +11,14 @@ from atlas_solvers_builtin.guidance.interval import ClassifierFreeInterval
 from atlas_solvers_builtin.guidance.projected import AdaptiveProjected
 from atlas_solvers_builtin.parametrizations import edm
 from atlas_solvers_builtin.processes.edm import EDM
+from atlas_solvers_builtin.samplers.euler import Euler
 from torch import nn
 
 from atlas_core.contracts import Condition
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.network import Network
+from atlas_core.engine.noise import CounterNoise
+from atlas_core.engine.sampling import sample_steps
 from atlas_core.errors import UsageError
 
 F64 = torch.float64
@@ -156,3 +159,18 @@ def test_two_references_at_once_are_refused():
         NetworkDenoiser(network(), guidance=Both())
     with pytest.raises(UsageError, match="none was given"):
         NetworkDenoiser(network(), guidance=Autoguidance())
+
+
+def test_an_adaptive_sampler_refuses_a_state_that_it_cannot_take_back():
+    class Adaptive(Euler):
+        def nfe(self, steps):
+            return None
+
+    net, times, noise = network(conditioner=Label()), torch.tensor([1.0, 0.0], dtype=F64), CounterNoise.from_seeds([0])
+    condition = Label().encode([1])
+    moving = NetworkDenoiser(net, condition, AdaptiveProjected(scale=3.0))
+    with pytest.raises(UsageError, match="Adaptive takes steps back, and guidance keeps a state"):
+        next(sample_steps(Adaptive(), moving, times, noise, (3,), F64))
+    still = NetworkDenoiser(net, condition, AdaptiveProjected(scale=3.0, momentum=0.0))
+    assert len(list(sample_steps(Adaptive(), still, times, noise, (3,), F64))) == 1
+    assert len(list(sample_steps(Euler(), moving, times, noise, (3,), F64))) == 1

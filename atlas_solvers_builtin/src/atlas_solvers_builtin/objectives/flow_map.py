@@ -108,8 +108,7 @@ class FlowMap:
         """Return the loss of each row; `error` in the logs is the square error before its adaptive weight."""
         network = networks["denoiser"]
         process, parametrization = network.process, network.parametrization
-        if self.target == "consistency":
-            _refuse_without_boundary(process, parametrization)
+        self.check(process, parametrization)
         z = noise.normal("noise", batch.step, batch.x) if batch.source is None else batch.source
         s, t = self.draw_steps(process, parametrization, noise.uniform("time", batch.step, (5,)))
         error = batch.x.new_empty(len(batch.x))
@@ -123,6 +122,18 @@ class FlowMap:
             error = error.to(part.dtype).index_copy(0, rows.to(part.device), part)
         weight = (error.detach() + _FLOOR).pow(-self.power)
         return LossOutput(weight * error, {"error": error.detach()})
+
+    def check(self, process: Process, parametrization: Parametrization) -> None:
+        """Raise ValueError for a pair on which consistency says nothing of what the data are.
+
+        That the end is the same from everywhere, a constant fulfils, too. What it is, c_out = 0 at the data says.
+        """
+        least = torch.tensor([process.t_min], dtype=torch.float64)
+        if self.target == "consistency" and float(parametrization.coefficients(process, least)[2].abs()) > 0.1:
+            raise ValueError(
+                f"target = 'consistency' needs a parametrization that returns its input where there is no noise; "
+                f"{type(parametrization).__name__} does not: take edm, v or velocity"
+            )
 
     def draw_steps(self, process: Process, parametrization: Parametrization, u: Tensor) -> tuple[Tensor, Tensor]:
         """Turn u (b, 5), uniform in [0, 1), into where steps start, and where they end: 0 ≤ t ≤ s, (b,) each."""
@@ -166,13 +177,3 @@ class FlowMap:
         mean = like(keep2 * pull1 / pull, x) * one + like(pull2 / pull, x) * two
         _, skip, out, _ = network.parametrization.coefficients(process, s)
         return (mean - like(skip, x) * x) / like(out, x)
-
-
-def _refuse_without_boundary(process: Process, parametrization: Parametrization) -> None:
-    """Consistency alone says that the end is the same from everywhere; that it is the data, c_out = 0 there says."""
-    least = torch.tensor([process.t_min], dtype=torch.float64)
-    if float(parametrization.coefficients(process, least)[2].abs()) > 0.1:
-        raise ValueError(
-            f"target = 'consistency' needs a parametrization that returns its input where there is no noise; "
-            f"{type(parametrization).__name__} does not: take edm, v or velocity"
-        )
