@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from atlas_core.contracts import DataSpec
+    from atlas_core.contracts import DataSpec, Denoiser, NoiseSource
     from atlas_core.engine.network import Network
     from atlas_core.engine.scores import Evaluation
     from atlas_core.engine.task import Task
@@ -295,6 +295,25 @@ class Pipeline:
         count = steps_for(self.plan.sampler.build(), nfe=nfe, steps=steps)
         network = self.network
         return sampling_times(sampling.grid, network.process, network.parametrization, count, latest=latest)
+
+    def denoiser(self, n: int, condition: Any = None) -> Denoiser:
+        """Return the network bound to `condition` for n samples, as `sample` takes it, without guidance."""
+        from atlas_core.engine.sampling import bind
+
+        return bind(self.network, n, self.conditions(condition, n), None, None)
+
+    def noise(self, seed: int, n: int) -> NoiseSource:
+        """Return the noise of the samples with seeds `seed`, `seed` + 1, …, n of them."""
+        from atlas_core.engine.noise import CounterNoise
+
+        return CounterNoise.from_seeds(range(seed, seed + n))
+
+    @property
+    def start_time(self) -> float:
+        """The time that sampling starts at: the latest at which process and parametrization are finite."""
+        from atlas_core.engine.sampling import start_time
+
+        return start_time(self.network.process, self.network.parametrization)
 
     def conditions(self, condition: Any, n: int) -> list[Any] | None:
         """Return what the conditioner encodes for n samples: `condition` as `sample` takes it."""

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from atlas_core.engine.noise import CounterNoise
-from atlas_core.engine.sampling import bind, sampling_times
 from atlas_solvers_builtin.grids.logistic_log_snr import LogisticLogSNR
 from atlas_solvers_builtin.likelihood.log_likelihood import LogLikelihood, log_likelihood
 
@@ -31,11 +29,11 @@ def pipeline_log_likelihood(
     evaluation mode for as long as it takes. Raises UsageError before there is a network and for conditions that do not
     fit, else what `log_likelihood` raises.
     """
-    network = pipeline.network
-    x = x.to(pipeline.device)
-    times = sampling_times(LogisticLogSNR(), network.process, network.parametrization, steps)
-    noise = None if probes is None else CounterNoise.from_seeds(range(seed, seed + len(x)))
-    denoiser = bind(network, len(x), pipeline.conditions(condition, len(x)), None, None)
+    network, x = pipeline.network, x.to(pipeline.device)
+    times = LogisticLogSNR().times(network.process, steps)
+    times[0] = pipeline.start_time
+    noise = None if probes is None else pipeline.noise(seed, len(x))
+    denoiser = pipeline.denoiser(len(x), condition)
     was_training = network.training
     network.eval()
     try:
