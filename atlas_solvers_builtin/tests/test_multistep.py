@@ -27,7 +27,7 @@ from scipy.integrate import quad
 from atlas_core.engine.sampling import drain
 
 F64 = torch.float64
-ANY = math.inf
+ANY = 1.0
 
 
 def start(process, rows=32):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
-import torch
 from attrs.validators import gt
 from torch import Tensor
 
@@ -33,5 +34,4 @@ class Exponential:
         """Return (steps + 1,) times; times[0] = t_max, times[-2] = t_min."""
         check_steps(steps)
         lowest, highest = level_range(process, self.sigma_max)
-        ends = torch.tensor([highest, lowest], dtype=torch.float64).log().tolist()
-        return times_of_levels(process, spaced(*ends, steps).exp())
+        return times_of_levels(process, spaced(math.log(highest), math.log(lowest), steps).exp())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from scipy.special import gammainc
 
 
@@ -19,16 +18,15 @@ def exponential_average(nodes: Sequence[float], span: float) -> tuple[float, ...
     `nodes`: (p,) distinct and finite; `span` > 0. The moments ∫₀^h e^(−u) u^k du = k! P(k + 1, h) are incomplete gamma
     functions, which lose no digits for short steps.
     """
-    powers = range(len(nodes))
     weight = -math.expm1(-span)
-    moments = np.array([math.factorial(k) * gammainc(k + 1, span) / span**k / weight for k in powers])
-    scaled = [node / span for node in nodes]
+    moments = [math.factorial(k) * float(gammainc(k + 1, span)) / span**k / weight for k in range(len(nodes))]
     averages = []
-    for j in powers:
-        polynomial = np.ones(1)  # in u / span, lowest power first
-        for i in powers:
+    for j, here in enumerate(nodes):
+        polynomial = [1.0]  # in u / span, lowest power first
+        for i, there in enumerate(nodes):
             if i != j:
-                factor = np.array([-scaled[i], 1.0]) / (scaled[j] - scaled[i])
-                polynomial = np.convolve(polynomial, factor)
-        averages.append(float(polynomial @ moments))
+                gap = (here - there) / span
+                shifted, lower = [0.0, *polynomial], [*polynomial, 0.0]
+                polynomial = [(up - there / span * low) / gap for up, low in zip(shifted, lower, strict=True)]
+        averages.append(sum(c * moment for c, moment in zip(polynomial, moments, strict=True)))
     return tuple(averages)

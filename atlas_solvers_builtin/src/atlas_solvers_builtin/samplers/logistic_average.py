@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
+import torch
+from scipy.special import roots_legendre
 
 from atlas_solvers_builtin.samplers.safeguard import CENTER, SCALE
 
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_POINTS, _WEIGHTS = (torch.from_numpy(z) for z in roots_legendre(48))
 _LONGEST = 40.0
 """Beyond it e^(−u) is nothing in float64."""
 
@@ -24,13 +26,14 @@ def logistic_average(known: Sequence[float], now: float, after: float) -> tuple[
     """
     span = min(after - now, _LONGEST)
     u = span / 2 * (_POINTS + 1)
-    weight = _WEIGHTS * np.exp(-u)
-    at, nodes = ((np.asarray(z) - CENTER) / (2 * SCALE) for z in (after - u, known))
+    weight = _WEIGHTS * torch.exp(-u)
+    at = (after - u - CENTER) / (2 * SCALE)
+    nodes = [(one - CENTER) / (2 * SCALE) for one in known]
     averages = []
     for j, here in enumerate(nodes):
         basis = weight / weight.sum()
         for i, there in enumerate(nodes):
             if i != j:  # (w − w_i)/(w_j − w_i), without the cancellation where w is almost 0 or 1
-                basis = basis * (np.sinh(at - there) * np.cosh(here)) / (np.sinh(here - there) * np.cosh(at))
+                basis = basis * (torch.sinh(at - there) / torch.cosh(at)) * (math.cosh(here) / math.sinh(here - there))
         averages.append(float(basis.sum()))
     return tuple(averages)

@@ -74,11 +74,10 @@ def multistep_plan(
     def weights(shares: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         return [(keep, *(pull * c for c in of)) if of else () for (keep, pull), of in zip(steps, shares, strict=True)]
 
-    settings = {"order": order, "rule": rule, "reach": reach, "ramp_down": ramp_down}
-    predict = weights(step_shares(lambdas, **settings))
+    predict = weights(step_shares(lambdas, order=order, rule=rule, reach=reach, ramp_down=ramp_down))
     if not corrector:
         return [StepWeights(of) for of in predict]
-    correct = weights(corrected_shares(lambdas, **settings))
+    correct = weights(corrected_shares(lambdas, order=order, rule=rule, reach=reach, ramp_down=ramp_down))
     return [StepWeights(of, before) for of, before in zip(predict, [(), *correct[:-1]], strict=True)]
 
 

@@ -20,7 +20,7 @@ def reach_field(default: float = REACH) -> float:
         default=default,
         validator=gt(0),
         metadata={
-            "help": "Share of the way from noise to data over which x̂₀ can be extrapolated; inf: any, as published."
+            "help": "Share of the way from noise to data over which x̂₀ can be extrapolated; 1: any, as published."
         },
     )
     return field
@@ -36,9 +36,13 @@ def progress(now: float, after: float) -> float:
 def amplification_limit(now: float, after: float, reach: float) -> float:
     """Return the most that a step from λ = `now` to `after` may amplify errors: 1 + 2 (reach/Δw − 1), and 1 at least.
 
+    No limit, ∞, is what a reach of 1 stands for: all the way.
+
     A step that covers `reach` of the way has to do with the latest prediction alone. The shorter the step, the more
     alike are the errors of the predictions that it looks back on, and the less their amplification matters.
     """
+    if reach >= 1:
+        return math.inf
     return max(1.0, 1 + SLACK * (reach / progress(now, after) - 1))
 
 

@@ -25,9 +25,7 @@ def reach_field() -> float:
     field: float = attrs.field(
         default=REACH,
         validator=gt(0),
-        metadata={
-            "help": "Share of the way to the data that a pair of steps may cover as one; inf: any, as published."
-        },
+        metadata={"help": "Share of the way to the data that a pair of steps may cover as one; 1: any, as published."},
     )
     return field
 
@@ -57,8 +55,8 @@ def pair_plan(process: Process, times: Tensor, share: Share, reach: float) -> li
 
     The last step stands alone, and if their number is even so does the first. c falls from what `share` says, where
     the pair covers no more than `reach` of the way from noise to data, to that of two first-order steps at twice that;
-    and it is no more than 1.05, which is the error of the second prediction that it passes on. With `reach` infinite it
-    is what `share` says. A pair at infinite λ is two steps.
+    and it is no more than 1.05, which is the error of the second prediction that it passes on. With `reach` = 1 it is
+    what `share` says. A pair at infinite λ is two steps.
     """
     lambdas, count = half_log_snr(process, times), len(times) - 1
     single = list(zip(*(c.tolist() for c in process.ode_step(times[:-1], times[1:])), strict=True))
@@ -69,7 +67,7 @@ def pair_plan(process: Process, times: Tensor, share: Share, reach: float) -> li
         if not math.isfinite(end - start):
             continue
         (keep, pull), second = double[index], share(middle - start, end - start)
-        if math.isfinite(reach):
+        if reach < 1:
             part = min(1.0, max(0.0, 2 - progress(start, end) / reach))
             euler = single[index + 1][1] / pull
             second = euler + part * (min(second, MOST) - euler)
