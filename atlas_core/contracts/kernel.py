@@ -84,6 +84,9 @@ class KernelOperator(Protocol):
       stages;
     - `squared_rmatvec(u)`: Σ_i K_ij² u_i, (*batch, m): the diagonal that preconditions Newton's method;
     - `scaled(…, accuracy=)`: the relative error that entries may have;
+    - `gram(v, weights)`: Kᵀ diag(weights) K v, (*batch, m), where that is cheaper than two products;
+    - `take(rows, columns) -> KernelOperator`: K of the points of two index vectors, None for all of a side; of operators
+      whose products are dear, so that a solve starts on parts;
     - `carries_graph() -> bool`: whether a product has to be differentiable.
     """
 

@@ -230,3 +230,42 @@ def test_bad_input_is_named(x, y, epsilon, message):
 def test_a_vector_of_the_wrong_length_is_named():
     with pytest.raises(ValueError, match=r"\(4,\)"):
         operator_of(Gaussian(), normal(5, 2), normal(4, 2)).matvec(normal(5))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("block_bytes", [TINY_BLOCKS, 10**9], ids=["tiny-blocks", "one-block"])
+def test_two_products_at_once_are_two_products(case, block_bytes):
+    batch, epsilon = CASES[case]
+    x, y = normal(*batch, 23, 2), normal(*batch, 17, 2, seed=1)
+    operator = stream(Gaussian(0.8), x, y, epsilon=epsilon, block_bytes=block_bytes)
+    weights, v = normal(*batch, 23, seed=2), normal(*batch, 17, seed=3)
+    k = exact(Gaussian(0.8), x, y, epsilon).exp()
+    expected = torch.einsum("...nm,...n,...nl,...l->...m", k, weights, k, v)
+    torch.testing.assert_close(operator.gram(v, weights), expected, rtol=1e-11, atol=1e-13)
+    narrow = operator.scaled(0 * weights, 0 * v, storage=torch.float32).gram(v, weights)
+    torch.testing.assert_close(narrow, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_part_of_the_points_is_a_part_of_the_matrix():
+    x, y, u, v = normal(2, 9, 3), normal(2, 7, 3, seed=1), normal(2, 9, seed=2), normal(2, 7, seed=3)
+    operator = stream(Gaussian(0.8), x, y, epsilon=torch.tensor([0.3, 0.7])).scaled(u, v)
+    rows, columns = torch.tensor([4, 0, 8]), torch.tensor([1, 6])
+    whole = operator.dense()
+    torch.testing.assert_close(operator.take(rows, columns).dense(), whole[:, rows][..., columns], rtol=1e-13, atol=0)
+    torch.testing.assert_close(operator.take(columns=columns).dense(), whole[..., columns], rtol=1e-13, atol=0)
+    assert operator.take(rows).shape == (3, 7)
+
+
+def test_sums_and_logarithms_are_as_accurate_as_is_asked_for():
+    """Float32 in the middle, float64 at both ends: what is rounded is the entries, not what they add up to."""
+    x, y = normal(4000, 2), normal(300, 2, seed=1)
+    operator = stream(Gaussian(), x, y, epsilon=0.1)
+    zeros = [torch.zeros(size, dtype=torch.float64) for size in operator.shape]
+    coarse = operator.scaled(*zeros, accuracy=1e-4)
+    for rough, true in zip(coarse.sums(), operator.sums(), strict=True):
+        assert rough.dtype == torch.float64
+        assert 1e-12 < float((rough / true - 1).abs().max()) < 1e-4
+    rough, true = coarse.log_rmatvec(zeros[0]), operator.log_rmatvec(zeros[0])
+    assert rough.dtype == torch.float64
+    assert 1e-12 < float((rough - true).abs().max()) < 1e-4
+    assert torch.equal(operator.scaled(*zeros, accuracy=1e-7).sums()[0], operator.sums()[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -43,19 +44,40 @@ def accumulate(out: Tensor, block: Tensor, vectors: Tensor) -> None:
         out[0].addmm_(block[0], vectors[0])
 
 
+def gram(exponents: Exponents, tiles: Sequence[Tile], vector: Tensor, weights: Tensor) -> Tensor:
+    """Eᵀ diag(weights) E vector of E = exp(exponents): (b, m), (b, n) -> (b, m).
+
+    What is made of a band of rows, tile by tile, is kept until both products have used it: no entry is made twice.
+    """
+    out, size = torch.zeros_like(vector)[..., None], vector.shape[1]
+    bands = [list(band) for _, band in groupby(tiles, key=lambda tile: (tile.batch.start, tile.rows.start))]
+    room = vector.new_empty(max(math.prod(band[0].shape[:2]) for band in bands) * size)
+    for band in bands:
+        problems, rows, _ = band[0].shape
+        entries = room[: problems * rows * size].view(problems, rows, size)
+        middle = vector.new_zeros(problems, rows, 1)
+        for tile in band:
+            block = exponents.entries(tile, entries[:, :, tile.columns])
+            accumulate(middle, block, vector[tile.batch, tile.columns, None])
+        middle.mul_(weights[band[0].batch, band[0].rows, None])
+        accumulate(out[band[0].batch], entries.mT, middle)
+    return out[..., 0]
+
+
 def sums(exponents: Exponents, tiles: Sequence[Tile], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column sums of exp(exponents) in one pass: (b, n), (b, m)."""
+    """Row and column sums of exp(exponents) in one pass, (b, n), (b, m), added up in the dtype of `like`."""
     points = exponents.blocks.points
     rows, columns = (like.new_zeros(p.shape[:2]) for p in (points.x, points.y))
-    for tile, buffer in walk(tiles, like):
+    for tile, buffer in walk(tiles, exponents.like):
         block = exponents.entries(tile, buffer)
         rows[tile.batch, tile.rows] += block.sum(-1)
         columns[tile.batch, tile.columns] += block.sum(-2)
     return rows, columns
 
 
-def log_sum(exponents: Exponents, tiles: Sequence[Tile], like: Tensor, *, over_rows: bool = False) -> Tensor:
+def log_sum(exponents: Exponents, tiles: Sequence[Tile], *, over_rows: bool = False) -> Tensor:
     """log Σ_j exp(exponents_ij), (b, n), or over rows i, (b, m); sums are rescaled when a larger exponent is met."""
+    like = exponents.like
     points = exponents.blocks.points
     dim = -2 if over_rows else -1
     size = (points.y if over_rows else points.x).shape[:2]

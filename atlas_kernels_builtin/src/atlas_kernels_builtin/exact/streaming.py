@@ -21,6 +21,14 @@ from atlas_kernels_builtin.exact.points import Points
 from atlas_kernels_builtin.exact.tiles import Tile
 from atlas_kernels_builtin.keeping.cache import active_cache
 
+FLOAT32_ACCURACY = 1e-6
+"""Relative error of entries that are computed in float32 throughout."""
+ROUNDED = 1e-4
+"""The same of entries of products that are rounded to a narrower `storage` than the points have."""
+
+MOST_BLOCKS = 16
+"""Blocks that a band of rows may take that is kept for a second product."""
+
 
 def operator_of(kernel: Kernel, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> KernelOperator:
     """Return the linear operator K_ij = k(x_i, y_j)^(1/ε) of x (*batch, n, *item) and y (*batch, m, *item).
@@ -101,6 +109,8 @@ class StreamingOperator:
     """(b, m)."""
     storage: torch.dtype | None = None
     """What products are computed in; `dtype` where None."""
+    accuracy: float | None = None
+    """Relative error that entries, hence sums, may have; the rounding of `dtype` where None."""
     reason: str = "asked for"
     """Why entries are not stored."""
     points: Points = attrs.field(repr=False)
@@ -140,7 +150,9 @@ class StreamingOperator:
     def with_epsilon(self, epsilon: float | Tensor) -> StreamingOperator:
         """The kernel of the same points at another ε, without scaling: what was found out about them is kept."""
         flat = check_epsilon(self.kernel, epsilon, self.batch_shape, self.x)
-        return attrs.evolve(self, flat_epsilon=flat, log_left=None, log_right=None, storage=None, blocks={})
+        return attrs.evolve(
+            self, flat_epsilon=flat, log_left=None, log_right=None, storage=None, accuracy=None, blocks={}
+        )
 
     def matvec(self, v: Tensor) -> Tensor:
         """K @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k), in the dtype of v."""
@@ -159,12 +171,20 @@ class StreamingOperator:
         return self._log_sum(log_u, transpose=True)
 
     def scaled(
-        self, log_left: Tensor, log_right: Tensor, *, storage: torch.dtype | None = None, drop: float = 0.0
+        self,
+        log_left: Tensor,
+        log_right: Tensor,
+        *,
+        storage: torch.dtype | None = None,
+        drop: float = 0.0,
+        accuracy: float | None = None,
     ) -> StreamingOperator:
         """diag(exp log_left) K diag(exp log_right): (*batch, n), (*batch, m); entries may be −inf. Nothing overflows
         unless an entry of the product does: all exponents are added before the one exponential.
 
         Nothing is stored, so there is nothing to `drop`; products are computed in `storage`, in this dtype where None.
+        `accuracy` is the relative error that entries, hence sums and their logarithms, may have: from 1e-6 on they are
+        computed in float32, and added up in this dtype.
         """
         left, right = self._flat(log_left, self.shape[0]), self._flat(log_right, self.shape[1])
         return attrs.evolve(
@@ -172,7 +192,35 @@ class StreamingOperator:
             log_left=left if self.log_left is None else self.log_left + left,
             log_right=right if self.log_right is None else self.log_right + right,
             storage=storage,
+            accuracy=accuracy,
         )
+
+    def take(self, rows: Tensor | None = None, columns: Tensor | None = None) -> StreamingOperator:
+        """K of some of the points, with what is scaled: (r,), (c,) -> an operator of shape (r, c); all where None."""
+
+        def of(values: Any, index: Tensor | None) -> Any:
+            return values if values is None or index is None else values[:, index]
+
+        x, y = of(self.x, rows), of(self.y, columns)
+        left, right = of(self.log_left, rows), of(self.log_right, columns)
+        points = Points(x.detach(), y.detach())
+        return attrs.evolve(self, x=x, y=y, log_left=left, log_right=right, points=points, blocks={})
+
+    def gram(self, v: Tensor, weights: Tensor) -> Tensor:
+        """Kᵀ diag(weights) K v, (*batch, m), (*batch, n) -> (*batch, m), without a graph: entries are made once."""
+        if self.engine == "triton":  # two fused passes, which keep nothing in memory
+            return self.rmatvec(weights * self.matvec(v))
+        with torch.no_grad():
+            exponents = self._of_products
+            flat, inner = (
+                self._flat(part, size).to(exponents.like)
+                for part, size in zip((v, weights), self.shape[::-1], strict=True)
+            )
+            # The more coordinates there are, the more a matrix product gains from further rows.
+            tiles = exponents.blocks.tiles(
+                self.block_bytes, blocks=min(MOST_BLOCKS, 2 + self.points.x[0, 0].numel() // 4)
+            )
+            return self._shaped(passes.gram(exponents, tiles, flat, inner)).to(v.dtype)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Row and column sums: (*batch, n), (*batch, m)."""
@@ -180,7 +228,7 @@ class StreamingOperator:
             ones = [torch.ones(*self.batch_shape, size, dtype=self.dtype, device=self.device) for size in self.shape]
             return self.matvec(ones[1]), self.rmatvec(ones[0])
         with torch.no_grad():
-            exponents = self.exponents()
+            exponents = self.exponents(dtype=self._coarse, accuracy=self.accuracy)
             rows, columns = passes.sums(exponents, self.tiles(exponents), self.x)
         return self._shaped(rows), self._shaped(columns)
 
@@ -270,8 +318,19 @@ class StreamingOperator:
     def _streamed(self, vectors: Tensor, transpose: bool) -> Tensor:
         if engine_of(self, vectors.shape[2]) == "triton":
             return fused_product(self, vectors, transpose=transpose)
-        exponents = self.exponents(dtype=self.storage)
-        return passes.product(exponents, self.tiles(exponents), vectors.to(exponents.blocks.dtype), transpose=transpose)
+        exponents = self._of_products
+        return passes.product(exponents, self.tiles(exponents), vectors.to(exponents.like), transpose=transpose)
+
+    @property
+    def _coarse(self) -> torch.dtype | None:
+        """The dtype of sums that need not be exact."""
+        return torch.float32 if self.accuracy is not None and self.accuracy >= FLOAT32_ACCURACY else None
+
+    @property
+    def _of_products(self) -> Exponents:
+        """Entries as products take them: what is rounded to less than the points are need not be made exactly."""
+        rounded = self.storage not in (None, self.dtype)
+        return self.exponents(dtype=self.storage, accuracy=(self.accuracy or ROUNDED) if rounded else self.accuracy)
 
     def _log_sum(self, log_vector: Tensor, *, transpose: bool) -> Tensor:
         self._need_log("log_rmatvec" if transpose else "log_matvec")
@@ -281,8 +340,10 @@ class StreamingOperator:
         with torch.no_grad():
             if self.engine == "triton":
                 return self._shaped(fused_log_sum(self, flat, transpose=transpose))
-            exponents = self.exponents(log_left=flat) if transpose else self.exponents(log_right=flat)
-            return self._shaped(passes.log_sum(exponents, self.tiles(exponents), self.x, over_rows=transpose))
+            more = {"log_left": flat} if transpose else {"log_right": flat}
+            exponents = self.exponents(dtype=self._coarse, accuracy=self.accuracy, **more)
+            out = passes.log_sum(exponents, self.tiles(exponents), over_rows=transpose)
+            return self._shaped(out.to(self.dtype))
 
     def carries_graph(self, *vectors: Tensor) -> bool:
         """Whether a product has to be differentiable."""

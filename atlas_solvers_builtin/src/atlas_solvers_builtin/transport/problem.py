@@ -183,9 +183,12 @@ def mean_cost(problem: Problem, *, rows: int = MEAN_COST_ROWS) -> Tensor:
     # The tiny addition: all the rows that were picked may have weight 0.
     weights = problem.a[..., index] + torch.finfo(problem.a.dtype).tiny
     columns = problem.b / problem.b.sum(-1, keepdim=True)
-    chunk = max(1, 2**20 // (m * max(1, math.prod(operator.batch_shape))))
-    costs = [_row_costs(operator.log_rows(part), columns) for part in torch.split(index, chunk)]
-    return problem.epsilon * (torch.cat(costs, dim=-1) * weights).sum(-1) / weights.sum(-1)
+    chunk = max(1, 2**18 // (m * max(1, math.prod(operator.batch_shape))))
+    costs = torch.empty_like(weights)  # all at once: small tensors between large ones would keep their memory apart
+    for start in range(0, len(index), chunk):
+        part = slice(start, start + chunk)
+        costs[..., part] = _row_costs(operator.log_rows(index[part]), columns)
+    return problem.epsilon * (costs * weights).sum(-1) / weights.sum(-1)
 
 
 def _row_costs(log_rows: Tensor, columns: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from atlas_solvers_builtin.transport.balanced.absorbed import signed_product
 from atlas_solvers_builtin.transport.balanced.implicit import attached_potentials
 from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.problem import Problem
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -64,6 +65,7 @@ class EntropicPlan:
         return self.problem.epsilon.detach()
 
     @functools.cached_property
+    @uncompiled
     def cost(self) -> Tensor:
         """⟨P, C⟩, (*batch,), streamed when first asked for."""
         with torch.no_grad():
@@ -74,16 +76,19 @@ class EntropicPlan:
         problem = self.problem.detach()
         return problem.left(self.f), problem.right(self.g)
 
+    @uncompiled
     @torch.no_grad()
     def matvec(self, v: Tensor) -> Tensor:
         """P @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k)."""
         return _apply(self.problem.operator, *self._scalings, v)
 
+    @uncompiled
     @torch.no_grad()
     def rmatvec(self, u: Tensor) -> Tensor:
         """Pᵀ @ u: (*batch, n) or (*batch, n, k) -> (*batch, m) or (*batch, m, k)."""
         return _apply(self.problem.operator, *self._scalings, u, transposed=True)
 
+    @uncompiled
     def potentials(self) -> tuple[Tensor, Tensor]:
         """f and g with the graph of x, y, a, b and ε, by implicit differentiation: memory O(n + m).
 
@@ -92,6 +97,7 @@ class EntropicPlan:
         """
         return attached_potentials(self.problem, self.f, self.g)
 
+    @uncompiled
     def barycentric_map(self, z: Tensor | None = None, *, differentiable: bool = False) -> Tensor:
         """E[y | x = z], z (*batch, k, d) -> (*batch, k, d): where each point goes on average; None: the points x.
 
@@ -107,6 +113,7 @@ class EntropicPlan:
             right = self.problem.attached_right(self.potentials()[1] if torch.is_grad_enabled() else self.g)
             return as_items(_apply(operator, -operator.log_matvec(right), right, y), item)
 
+    @uncompiled
     @torch.no_grad()
     def plan(self) -> Tensor:
         """P itself, (*batch, n, m)."""

@@ -41,6 +41,10 @@ class Around(Protocol):
         """Pᵀ @ u."""
         ...
 
+    def gram(self, v: Tensor, weights: Tensor) -> Tensor:
+        """Pᵀ diag(weights) P @ v: (*batch, m), (*batch, n) -> (*batch, m)."""
+        ...
+
     def squares(self, u: Tensor) -> Tensor | None:
         """Σ_i P_ij² u_i, (*batch, m), where that is cheap."""
         ...
@@ -93,6 +97,13 @@ class Absorbed:
     def rmatvec(self, u: Tensor) -> Tensor:
         return self.unit * self.operator.rmatvec(u)
 
+    def gram(self, v: Tensor, weights: Tensor) -> Tensor:
+        at_once = getattr(self.operator, "gram", None)
+        if at_once is None:
+            return self.rmatvec(weights * self.matvec(v))
+        product: Tensor = self.unit.square() * at_once(v, weights)
+        return product
+
     def squares(self, u: Tensor) -> Tensor | None:
         product = getattr(self.operator, "squared_rmatvec", None)
         return None if product is None else self.unit.square() * product(u)
@@ -117,6 +128,9 @@ class InLogarithms:
 
     def rmatvec(self, u: Tensor) -> Tensor:
         return signed_product(self.operator.log_rmatvec, self.right, self.left, u)
+
+    def gram(self, v: Tensor, weights: Tensor) -> Tensor:
+        return self.rmatvec(weights * self.matvec(v))
 
     def squares(self, u: Tensor) -> Tensor | None:
         return None

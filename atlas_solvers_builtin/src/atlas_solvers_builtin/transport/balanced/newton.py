@@ -38,9 +38,8 @@ class Schur:
     preconditioner: Tensor
 
     def __matmul__(self, z: Tensor) -> Tensor:
-        at, plan = self.at, self.local.plan
-        rows = plan.matvec(at.v * z)
-        return self.damped * z - at.v * plan.rmatvec(at.u.square() * self.inverse_a * rows)
+        at = self.at
+        return self.damped * z - at.v * self.local.plan.gram(at.v * z, at.u.square() * self.inverse_a)
 
 
 def schur(local: Local, at: Scalings) -> Schur:

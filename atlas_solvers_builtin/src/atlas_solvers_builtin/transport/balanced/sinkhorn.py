@@ -10,10 +10,9 @@ from atlas_kernels_builtin.exact.streaming import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.balanced.absorbed import takes_accuracy
 from atlas_solvers_builtin.transport.balanced.log_domain import solve_in_logarithms
-from atlas_solvers_builtin.transport.balanced.rounds import REASONS, STALLED, Pace, solve_rounds, start
-from atlas_solvers_builtin.transport.balanced.scaling import ladder_of
+from atlas_solvers_builtin.transport.balanced.parts import begin
+from atlas_solvers_builtin.transport.balanced.rounds import REASONS, STALLED, Pace, solve_rounds
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of, warn
 from atlas_solvers_builtin.transport.problem import (
     PROBED_ROWS,
@@ -33,6 +32,7 @@ from atlas_solvers_builtin.transport.settings import (
 )
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 from atlas_solvers_builtin.transport.start import start_of
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 STORAGE = {"float32": torch.float32, "float64": torch.float64}
 
@@ -74,6 +74,10 @@ class Sinkhorn:
         validator=attrs.validators.in_(("auto", *STORAGE)),
         metadata={"help": "Precision the kernel is stored in; auto: float32, and float64 if that stalls. Not for log."},
     )
+    parts: bool = attrs.field(
+        default=True,
+        metadata={"help": "Solve what is streamed on a quarter of its points first, from 8192 points on. Not for log."},
+    )
     anderson: int = attrs.field(
         default=0,
         validator=attrs.validators.ge(0),
@@ -98,6 +102,7 @@ class Sinkhorn:
             name = "scaling" if self.storage == "auto" else "storage"
             raise ValueError(f"{name} has no effect with method = 'log': leave it out, or set method = 'newton'")
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> EntropicPlan:
@@ -112,6 +117,7 @@ class Sinkhorn:
         operator = operator_of(kernel, x, y, epsilon=epsilon)
         return self._solve(operator, a, b, init, y, kernel)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,
@@ -138,14 +144,14 @@ class Sinkhorn:
         problem = attached.detach()
         mean = mean_cost(problem, rows=PROBED_ROWS)
         check_epsilon(problem, mean)
-        begin = start_of(problem, init)
+        first = start_of(problem, init)
         with torch.no_grad():
             if self.method == "log":
-                outcome = self._in_logarithms(problem, begin)
+                outcome = self._in_logarithms(problem, first)
             else:
-                outcome = self._in_rounds(problem, begin, mean, warm=init is not None)
+                outcome = self._in_rounds(problem, first, mean, warm=init is not None)
         solution = plan_of(attached, outcome, self.tolerance, meter, y=y, kernel=kernel)
-        warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=4)
+        warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=5)
         return solution
 
     def _in_rounds(self, problem: Problem, init: tuple[Tensor, Tensor], mean: Tensor, *, warm: bool) -> Outcome:
@@ -159,9 +165,8 @@ class Sinkhorn:
             check_every=self._check_every(problem),
             storage=storage,
         )
-        lower = storage != problem.operator.dtype and takes_accuracy(problem.operator)
-        ladder = ladder_of(problem, self.scaling, mean, lower=lower)
-        progress = solve_rounds(problem, ladder, pace, start(problem, ladder, *init, warm=warm))
+        ladder, progress = begin(problem, pace, *init, factor=self.scaling, mean=mean, warm=warm, parts=self.parts)
+        solve_rounds(problem, ladder, pace, progress)
         if self.storage == "auto" and storage != problem.operator.dtype and progress.resume(STALLED):
             # What float32 entries cannot tell apart, float64 ones may.
             solve_rounds(problem, ladder, attrs.evolve(pace, storage=problem.operator.dtype), progress)

@@ -27,6 +27,7 @@ from atlas_solvers_builtin.transport.settings import (
     mean_cost_of,
     tolerance_field,
 )
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 
 @attrs.frozen
@@ -79,6 +80,7 @@ class Barycenter:
         if self.debiased and self.support == "free":
             raise ValueError("debiased has no effect on a free support: set support = 'fixed', or leave it out")
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> BarycenterPlan:
@@ -148,6 +150,7 @@ class Barycenter:
         plan = self._project(grid.operator(like=images, epsilon=epsilon), own, b, init, None)
         return warned(attrs.evolve(plan, points=grid.points().to(images)), self.tolerance)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,

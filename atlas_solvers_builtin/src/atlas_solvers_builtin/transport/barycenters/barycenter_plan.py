@@ -78,6 +78,6 @@ def warned(plan: BarycenterPlan, tolerance: float) -> BarycenterPlan:
             f"tolerance {tolerance:.1e}, epsilon {float(plan.epsilon.max()):.3g}. Next: raise max_iterations, or "
             "epsilon.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return plan

@@ -27,6 +27,7 @@ from atlas_solvers_builtin.transport.settings import (
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 from atlas_solvers_builtin.transport.unbalanced.penalties import penalty_of
 from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 
 @attrs.frozen(eq=False)
@@ -111,6 +112,7 @@ class SinkhornDivergence:
     )
     max_iterations: int = max_iterations_field(10_000, "Iterations after which each gives up.")
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> Debiased:
@@ -143,9 +145,10 @@ class SinkhornDivergence:
                 "raise tolerance, max_iterations or epsilon, or use float64."
             )
         if said:
-            warnings.warn(f"sinkhorn-divergence: {' '.join(said)}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"sinkhorn-divergence: {' '.join(said)}", RuntimeWarning, stacklevel=3)
         return self._result(value, attrs.evolve(across, kernel=kernel), (within[0], within[1]), start)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,

@@ -18,6 +18,7 @@ from atlas_solvers_builtin.transport.exact.assignment import assign, is_assignme
 from atlas_solvers_builtin.transport.exact.sparse_coupling import SparseCoupling, costs
 from atlas_solvers_builtin.transport.problem import Problem, problem_of
 from atlas_solvers_builtin.transport.settings import fitted_kernel, kernel_field, max_iterations_field
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 COPIES = 4
 """Matrices of the size of the cost, in float64, that one problem takes at its peak."""
@@ -39,6 +40,7 @@ class Exact:
         10_000_000, "Pivots of the network simplex after which it gives up; an assignment needs none."
     )
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> SparseCoupling:
@@ -50,6 +52,7 @@ class Exact:
         solution = self.solve_operator(operator_of(kernel, x, y), a=a, b=b, init=init, y=y.detach())
         return attrs.evolve(solution, kernel=kernel)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,
@@ -136,7 +139,7 @@ class Exact:
                 f"{self.max_iterations} pivots: the plan costs at most {float(solution.duality_gap.max()):.3g} too "
                 "much. Next: raise max_iterations, or use `sinkhorn`.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
 

@@ -21,6 +21,7 @@ from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of
 from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, problem_of
 from atlas_solvers_builtin.transport.settings import default_epsilon, epsilon_field, kernel_field, tolerance_field
 from atlas_solvers_builtin.transport.solution import EntropicPlan
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 COARSEST = 64
 """Points of the coarsest level, where the ladder of ε starts."""
@@ -71,12 +72,14 @@ class SinkhornGrid:
         weights = [image.flatten(-dims) for image in (a, b)]
         return self._solve(grid, operator, weights[0], weights[1], init)
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> EntropicPlan:
         """Couple weights a and b (*batch, N) on the points of the kernel's grid, x = y = grid.points() (N, d)."""
         return self._solve(self.kernel, operator_of(self.kernel, x, y), a, b, init, y=y)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,

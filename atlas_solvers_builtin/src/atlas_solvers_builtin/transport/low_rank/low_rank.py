@@ -17,6 +17,7 @@ from atlas_solvers_builtin.transport.low_rank.factors import Factors, first_fact
 from atlas_solvers_builtin.transport.low_rank.low_rank_coupling import LowRankCoupling
 from atlas_solvers_builtin.transport.problem import Problem, mean_cost, problem_of
 from atlas_solvers_builtin.transport.settings import fitted_kernel, kernel_field, max_iterations_field, tolerance_field
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 WINDOW = 20
 """Steps over which the cost has to fall."""
@@ -54,6 +55,7 @@ class LowRank:
     max_iterations: int = max_iterations_field(2000, "Steps after which it gives up.")
     seed: int = attrs.field(default=0, metadata={"help": "Seed of the sources that the intermediate points start at."})
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> LowRankCoupling:
@@ -71,6 +73,7 @@ class LowRank:
         solution = self._solve(operator, products, detached, a, b, init)
         return attrs.evolve(solution, y=y.detach(), kernel=kernel)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,
@@ -167,7 +170,7 @@ class LowRank:
                 f"({', '.join(sorted(set(solution.status) - {'converged'}))}) after {solution.iterations} steps. Next: "
                 "raise max_iterations or tolerance; a cost that is infinite anywhere needs a wider kernel.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

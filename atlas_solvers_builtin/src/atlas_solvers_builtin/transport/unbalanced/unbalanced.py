@@ -25,6 +25,7 @@ from atlas_solvers_builtin.transport.start import start_of
 from atlas_solvers_builtin.transport.unbalanced.penalties import Penalty, penalty_of
 from atlas_solvers_builtin.transport.unbalanced.proximal import Sweeps, Swept
 from atlas_solvers_builtin.transport.unbalanced.unbalanced_plan import UnbalancedPlan, measured, warn
+from atlas_solvers_builtin.transport.uncompiled import uncompiled
 
 FIRST_SHARE, FACTOR, COARSE = 0.5, 4.0, 1e-2
 """ε-scaling: the first ε in units of the mean cost, the step down, and the tolerance on the way."""
@@ -72,6 +73,7 @@ class SinkhornUnbalanced:
     )
     max_iterations: int = max_iterations_field(5000, "Sweeps and steps of conjugate gradients after which it gives up.")
 
+    @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> UnbalancedPlan:
@@ -85,6 +87,7 @@ class SinkhornUnbalanced:
         attached = self._problem(operator_of(kernel, x, y, epsilon=epsilon), a, b)
         return self._solve(attached, _positive(mean), init, meter, y=y, kernel=kernel)
 
+    @uncompiled
     def solve_operator(
         self,
         operator: KernelOperator,
@@ -117,7 +120,7 @@ class SinkhornUnbalanced:
             g = work.g
         work = work.then(Sweeps(problem, penalties, self.tolerance).run(g, self.max_iterations))
         solution = measured(attached, penalties, work, self.tolerance, meter, y=y, kernel=kernel)
-        warn(solution, self.tolerance, stacklevel=3)
+        warn(solution, self.tolerance, stacklevel=4)
         return solution
 
     @property
