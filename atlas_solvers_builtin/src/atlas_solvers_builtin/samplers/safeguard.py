@@ -64,12 +64,14 @@ def highest_order(
     of predictions by Σ|c_j|, 1 + h/h' for a line through two of them. Signs alternate, so that of a blend is the blend
     of both.
     """
-    lower = shares_of(known[:least])
-    for depth in range(least + 1, len(known) + 1):
-        shares, least_amplified = shares_of(known[:depth]), sum(map(abs, lower))
+    above: tuple[float, ...] | None = None
+    for depth in range(len(known), least - 1, -1):  # downwards, since most steps have room for the whole order
+        shares = shares_of(known[:depth])
         amplified = sum(map(abs, shares))
-        if amplified > limit:
-            part = max(0.0, (limit - least_amplified) / (amplified - least_amplified))
-            return tuple(part * c + (1 - part) * b for c, b in zip(shares, (*lower, 0.0), strict=True))
-        lower = shares
-    return lower
+        if amplified <= limit or depth == least:
+            break
+        above = shares
+    if above is None:
+        return shares
+    part = max(0.0, (limit - amplified) / (sum(map(abs, above)) - amplified))
+    return tuple(part * c + (1 - part) * b for c, b in zip(above, (*shares, 0.0), strict=True))
