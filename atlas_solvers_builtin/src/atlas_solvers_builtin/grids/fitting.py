@@ -88,6 +88,8 @@ class Fitting:
 
     def _levels_of(self, times: Tensor) -> Levels:
         levels: Tensor = -self._process.log_snr(times[:-1]) / 2
+        if not bool(levels[0].isfinite()):  # pure noise, which the first level stands for wherever it is
+            levels[0] = math.log(80.0)
         return levels
 
     def _family(self, steps: int) -> Iterator[Levels]:
