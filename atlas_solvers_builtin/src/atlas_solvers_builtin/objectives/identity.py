@@ -83,7 +83,7 @@ def _slopes(parametrization: Parametrization, process: Process, s: Tensor) -> tu
 def _change(
     network: Network, path: Path, t: Tensor, condition: Condition | None, derivative: Derivative, blind: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return F for the steps s → t and dF/ds along the paths, t fixed.
+    """Return F for the steps s → t and, without a graph, dF/ds along the paths, t fixed.
 
     `blind` rows (b,) are those where the network is told all levels alike: forward mode would see no change with s.
     """
@@ -91,13 +91,14 @@ def _change(
     def output(x: Tensor, s: Tensor) -> Tensor:
         return network.raw(x, s, condition, t_end=t)
 
+    value = output(path.x, path.s)
     # In half precision a derivative is lost: differences of rounding errors, and forward mode mixes the two kinds.
-    with torch.autocast(path.x.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(path.x.device.type, enabled=False):
         if derivative == "finite-difference":
-            return output(path.x, path.s), _difference(network, path, t, condition)
+            return value, _difference(network, path, t, condition)
         # Fused attention has no forward mode.
         with sdpa_kernel(SDPBackend.MATH):
-            value, slope = _jvp(output, (path.x, path.s), (path.velocity, torch.ones_like(path.s)))
+            _, slope = _jvp(output, (path.x, path.s), (path.velocity, torch.ones_like(path.s)))
         if bool(blind.any()):
             rows = blind.nonzero()[:, 0]
             some = Path(path.process, path.x0[rows], path.z[rows], path.s[rows])
@@ -111,7 +112,6 @@ def _jvp(of: Callable[..., Any], at: tuple[Tensor, ...], along: tuple[Tensor, ..
     return value, slope
 
 
-@torch.no_grad()
 def _difference(network: Network, path: Path, t: Tensor, condition: Condition | None) -> Tensor:
     """dF/ds by a central difference along the paths themselves, evenly in log-SNR; one-sided at the ends."""
     process, log_snr = path.process, path.process.log_snr(path.s)
