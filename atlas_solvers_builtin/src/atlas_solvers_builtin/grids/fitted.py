@@ -44,7 +44,11 @@ class Fitted:
         validator=_increasing_noise,
         metadata={"help": "ln(σ/α) at which each step starts, a row for each number of steps that was fitted."},
     )
-    otherwise: Any = component("grid", default="logistic-log-snr", help="Where nothing was fitted; the teacher's, too.")
+    otherwise: Any = component(
+        "grid",
+        default="atlas-solvers-builtin:logistic-log-snr",
+        help="Where nothing was fitted; the teacher's, too.",
+    )
     teacher: int = attrs.field(default=200, validator=ge(2), metadata={"help": "Steps of the fine solution."})
     rounds: int = attrs.field(default=10, validator=ge(0), metadata={"help": "Rounds of least squares, at most."})
     seconds: float = attrs.field(default=50.0, validator=gt(0), metadata={"help": "Time to fit one grid in, about."})
