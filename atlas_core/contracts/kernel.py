@@ -29,7 +29,8 @@ class Kernel(Protocol):
     - `block(x, y) -> (n, m)`, by default exp(log_kernel);
     - `operator(x, y, *, epsilon=1.0) -> KernelOperator`: without it the engine stores or streams exact blocks;
     - `fitted(x, y, a=None, b=None) -> Kernel`: the kernel with every setting that depends on the points (a scale that
-      is their mean cost) replaced by its number; called once, before an operator is made;
+      is their mean cost) replaced by its number; called once, before an operator is made. Where points or weights want
+      a gradient, what its `log_kernel` returns may carry that of the setting: operators and solvers pass it on;
     - `log_radial` of `RadialKernel`, which makes blocks and features much faster;
     - `gaussian_rates` of `SpectralKernel`, without which there are no random features of it.
     """
@@ -62,7 +63,7 @@ class SpectralKernel(Kernel, Protocol):
 
     Such is every radial kernel that is positive definite in any dimension (Schoenberg 1938), and the law of τ is all
     that random features, signed or positive, need: given τ, the frequency l is N(0, 2 τ_l). A kernel with `quadratic`
-    needs no method: its τ is constant.
+    needs no method: its τ is constant. Rates may carry a graph.
     """
 
     def gaussian_rates(self, count: int, dim: int, *, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -85,8 +86,8 @@ class KernelOperator(Protocol):
     - `squared_rmatvec(u)`: Σ_i K_ij² u_i, (*batch, m): the diagonal that preconditions Newton's method;
     - `scaled(…, accuracy=)`: the relative error that entries may have;
     - `gram(v, weights)`: Kᵀ diag(weights) K v, (*batch, m), where that is cheaper than two products;
-    - `take(rows, columns) -> KernelOperator`: K of the points of two index vectors, None for all of a side; of operators
-      whose products are dear, so that a solve starts on parts;
+    - `take(rows, columns) -> KernelOperator`: K of the points of two index vectors, None for all of a side; of
+      operators whose products are dear, so that a solve starts on parts;
     - `carries_graph() -> bool`: whether a product has to be differentiable.
     """
 

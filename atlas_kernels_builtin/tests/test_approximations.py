@@ -442,6 +442,23 @@ def test_gradients_pass_and_are_those_of_the_approximation(name):
     torch.autograd.gradcheck(scores, (x, y), eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("make", [lambda kernel: kernel, *APPROXIMATE.values()], ids=["exact", *APPROXIMATE])
+def test_gradients_pass_through_a_scale_that_is_a_mean(make):
+    x, y, v = points(12, 2).requires_grad_(), points(10, 2, 1).requires_grad_(), points(10, 3, 2)
+
+    def scores(x, y):
+        return operator_of(make(SquaredEuclidean()), x, y).matvec(v)
+
+    if make is APPROXIMATE["positive-rff"]:  # whose widths, which depend on the points, have no derivative
+        made = operator_of(PositiveRff(kernel=SquaredEuclidean(), features=16384), x, y)
+        got = torch.autograd.grad(made.matvec(v).square().sum(), (x, y))
+        truth = torch.autograd.grad(operator_of(SquaredEuclidean(), x, y).matvec(v).square().sum(), (x, y))
+        for ours, theirs in zip(got, truth, strict=True):
+            assert (ours - theirs).norm() < 0.1 * theirs.norm()
+        return
+    torch.autograd.gradcheck(scores, (x, y), eps=1e-6, atol=1e-5, rtol=1e-4)
+
+
 def test_few_landmarks_have_the_gradient_of_the_formula():
     x, y, v = points(30, 2).requires_grad_(), points(25, 2, 1), points(25, 2, 2)
     kernel = Nystroem(kernel=Laplacian(), landmarks=12, method="uniform")

@@ -141,7 +141,7 @@ def test_gradients_are_right_and_finite_where_points_coincide(name):
     x = points(6, 3).requires_grad_()
     y = torch.cat([x.detach()[:3], points(4, 3, seed=1)])
     if isinstance(kernel, SquaredEuclidean):
-        kernel = kernel.fitted(x, y)  # as a number: the scale is a constant
+        kernel = kernel.fitted(x.detach(), y)  # as a number: what is compared is the kernel of points
     evaluate = kernel.log_kernel if kernel.has_log else kernel.block
     assert torch.autograd.grad(evaluate(x, y).sum(), x)[0].isfinite().all()
     apart = y[3:].clone()
@@ -195,6 +195,33 @@ def test_the_mean_scale_is_the_weighted_mean_of_the_squared_distance():
     batch = torch.stack([x, 3 * x]), torch.stack([y, 3 * y])
     assert SquaredEuclidean().fitted(*batch).scale == pytest.approx(5 * squared.mean(), rel=1e-9)
     assert SquaredEuclidean().fitted(x[:1], x[:1]).scale == 1.0
+
+
+WEIGHTED = {"uniform": (None, None), "shared": ((), ()), "per-problem": ((2,), (2,))}
+
+
+@pytest.mark.parametrize("weights", WEIGHTED)
+@pytest.mark.parametrize("batch", [((), ()), ((2,), (2,)), ((), (2,))], ids=["single", "batch", "broadcast"])
+def test_the_mean_scale_has_the_derivatives_of_the_mean_of_all_pairs(batch, weights):
+    if weights == "per-problem" and batch == ((), ()):
+        weights = "shared"
+    x, y = (points(math.prod(b) * n, 3, seed=n).reshape(*b, n, 3) for b, n in zip(batch, (9, 7), strict=True))
+    given = [x, y]
+    for n, shape in zip((9, 7), WEIGHTED[weights], strict=True):
+        given.append(None if shape is None else points(math.prod(shape) * n, 1, seed=n).abs().reshape(*shape, n))
+    given = [None if part is None else part.requires_grad_() for part in given]
+    wanted = [part for part in given if part is not None]
+
+    squared = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+    a, b = (torch.ones(n, dtype=torch.float64) if w is None else w for w, n in zip(given[2:], (9, 7), strict=True))
+    pairs = a[..., :, None] * b[..., None, :]
+    truth = ((pairs * squared).sum((-2, -1)) / pairs.sum((-2, -1))).mean()
+    cost = -SquaredEuclidean(half=True).fitted(*given).log_radial(torch.tensor(3.0, dtype=torch.float64))
+    torch.testing.assert_close(cost, 1.5 / truth)
+    found, expected = (torch.autograd.grad(value, wanted) for value in (cost, 1.5 / truth))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+    with torch.no_grad():
+        assert SquaredEuclidean().fitted(*given).mean is None
 
 
 def test_fitting_reaches_the_kernels_inside_and_leaves_the_others():

@@ -15,7 +15,7 @@ from atlas_solvers_builtin.transport.exact.exact import Exact
 from atlas_solvers_builtin.transport.low_rank.low_rank import LowRank
 from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
 
-from atlas_kernels_builtin import Gaussian, operator_of
+from atlas_kernels_builtin import Gaussian, SquaredEuclidean, operator_of
 
 N, M, EPSILON = 61, 47, 0.3
 
@@ -135,6 +135,18 @@ def others(kernel):
     return found
 
 
+def units(sharded):
+    """Gradients where the unit of the cost is the mean over all points, of whatever rank."""
+    kernel = Sharded(kernel=SquaredEuclidean()) if sharded else SquaredEuclidean()
+    found = {}
+    for solver in (Sinkhorn(kernel=kernel, tolerance=1e-12), SinkhornUnbalanced(kernel=kernel, tolerance=1e-12)):
+        given = inputs()
+        del given["epsilon"]
+        value = solver.solve(given["x"], given["y"], a=given["a"], b=given["b"]).value
+        found |= {f"{type(solver).__name__}: {what}": each for what, each in gradients(value, given).items()}
+    return found
+
+
 def refusals():
     """What a rank says if the ranks do not agree, or are too many."""
     rank = dist.get_rank()
@@ -163,6 +175,7 @@ def main():
         "solution": solution(sharded),
         "potentials": potentials(sharded),
         "others": others(sharded),
+        "units": units(True),
         "estimate": single.error_estimate(40, seed=3),
         "own rows": single.local.shape[0],
         "refusals": [too_early, *refusals()],

@@ -59,8 +59,14 @@ def test_so_do_implicit_derivatives_and_all_other_solvers(ranks, what):
             )
 
 
+def test_a_unit_that_is_a_mean_is_one_of_all_ranks(ranks):
+    for what, truth in child.units(False).items():
+        for found in ranks:
+            torch.testing.assert_close(found["units"][what], truth, rtol=1e-7, atol=1e-9, msg=what)
+
+
 def test_the_ranks_agree_to_the_last_bit_and_share_the_rows(ranks):
-    for problem in ("single", "batch", "solution", "potentials", "others"):
+    for problem in ("single", "batch", "solution", "potentials", "others", "units"):
         for name in ranks[0][problem]:
             assert torch.equal(ranks[0][problem][name], ranks[1][problem][name]), name
     assert [found["own rows"] for found in ranks] == [30, 31]

@@ -68,7 +68,7 @@ class PositiveRff(Wrapping):
         frequencies = Frequencies.draw(self.kernel, self.features, dim, epsilon=number, seed=self.seed).to(x)
         x, y = centred(x, y)
         squares = [_weighted_square(points, frequencies.rates) for points in (x, y)]
-        sharpness = _sharpness(x.detach(), y.detach(), frequencies.rates)
+        sharpness = _sharpness(x.detach(), y.detach(), frequencies.rates.detach())
         spread = 1 - 4 * sharpness
         offset = 0.5 * (height(self.kernel, dim, number, x) - math.log(self.features))
         offset = offset + (0.25 * spread.log() + sharpness * frequencies.vectors.square()).sum(-1)

@@ -20,10 +20,9 @@ def rates_of(kernel: Kernel, count: int, dim: int, *, epsilon: float, generator:
 
     Raises ValueError, with the alternative, for a kernel that does not say its law.
     """
-    quadratic = getattr(kernel, "quadratic", None)
-    if quadratic is not None:
+    quadratic, law = getattr(kernel, "quadratic", None), getattr(kernel, "gaussian_rates", None)
+    if law is None and quadratic is not None:
         return torch.full((count,), quadratic / epsilon, dtype=torch.float64)
-    law = getattr(kernel, "gaussian_rates", None)
     if law is None:
         raise ValueError(
             f"{type(kernel).__name__} does not say its spectral law (see SpectralKernel), and random features need it: "

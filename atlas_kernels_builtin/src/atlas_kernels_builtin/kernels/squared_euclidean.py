@@ -11,10 +11,8 @@ from torch import Tensor
 
 from atlas_kernels_builtin.exact.checks import check_range
 from atlas_kernels_builtin.kernels.distances import squared_distances
+from atlas_kernels_builtin.kernels.mean_squared import mean_squared
 from atlas_kernels_builtin.kernels.parts import SMALLEST
-
-CHUNK = 2**18
-"""Coordinates whose moments are taken in one go."""
 
 
 @attrs.frozen
@@ -23,8 +21,9 @@ class SquaredEuclidean:
 
     C(x, y) = |x − y|² / scale, halved if `half`; k = exp(−C). With scale = "mean" the scale is the mean of |x − y|²
     over the two sets, so that ε = 0.05 means the same whatever the units: `fitted` puts the number in, and an operator
-    or a solver calls it, the latter with its weights. The number is a constant: gradients do not pass through the mean.
-    Asked for a block before that, the kernel takes the mean of the two sets of the block.
+    or a solver calls it, the latter with its weights. Points and weights that want a gradient get that of the mean,
+    too, so that derivatives are those of what is computed. Asked for a block before that, the kernel takes the mean of
+    the two sets of the block.
     """
 
     has_log = True
@@ -33,11 +32,11 @@ class SquaredEuclidean:
 
     scale: float | Literal["mean"] = attrs.field(
         default="mean",
-        metadata={
-            "help": 'Unit of the cost, in squared units of the data; "mean": that of |x − y|², constant for gradients.'
-        },
+        metadata={"help": 'Unit of the cost, in squared units of the data; "mean": that of |x − y|² over both sets.'},
     )
     half: bool = attrs.field(default=False, metadata={"help": "Use |x − y|² / 2 instead of |x − y|²."})
+    mean: Tensor | None = attrs.field(init=False, default=None, repr=False)
+    """The scale with its graph, of points or weights that want a gradient."""
 
     @scale.validator
     def _positive(self, attribute: object, value: object) -> None:
@@ -49,18 +48,23 @@ class SquaredEuclidean:
         """c of log k = −c |x − y|² (see `RadialKernel`); there is none before the scale is a number."""
         if self.scale == "mean":
             raise AttributeError("squared-euclidean with scale = mean has no `quadratic` before fitted(x, y)")
-        return (0.5 if self.half else 1.0) / float(self.scale)
+        return self._share / float(self.scale)
+
+    @property
+    def _share(self) -> float:
+        return 0.5 if self.half else 1.0
 
     def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> SquaredEuclidean:
         """Return the kernel with a number as its scale: "mean" becomes Σ_ij a_i b_j |x_i − y_j|² / (Σ a Σ b).
 
         x (*batch, n, d) and y (*batch, m, d), weights (n,) and (m,) or with the batch, uniform where None; one number
-        for the whole batch. Points that all coincide get 1: they cost nothing in any unit. Raises ValueError for
-        points that are not finite.
+        for the whole batch. Its first derivatives by points and weights pass through the kernel. Points that all
+        coincide get 1: they cost nothing in any unit. Raises ValueError for points that are not finite.
         """
         if self.scale != "mean":
             return self
-        mean = float(_mean_squared(x.detach(), y.detach(), a, b))
+        attached = mean_squared(x, y, a, b)
+        mean = float(attached.detach())
         if not math.isfinite(mean):
             largest = max(float(points.detach().abs().amax()) for points in (x, y))
             raise ValueError(
@@ -69,42 +73,32 @@ class SquaredEuclidean:
             )
         if mean < SMALLEST**2:
             check_range(self, x, y)  # squares that underflow
-        return attrs.evolve(self, scale=mean if mean > 0 else 1.0)
+        made = attrs.evolve(self, scale=mean if mean > 0 else 1.0)
+        if attached.requires_grad and mean > 0:
+            object.__setattr__(made, "mean", attached)
+        return made
 
     def log_kernel(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log k of every pair: (n, d), (m, d) -> (n, m)."""
         squared = squared_distances(x, y)
         if self.scale != "mean":
-            return squared * -self.quadratic
-        mean = _mean_squared(x.detach(), y.detach(), None, None)  # a tensor: the engine may be mapping over a batch
-        return squared * torch.where(mean > 0, (-0.5 if self.half else -1.0) / mean, -1.0).to(squared)
+            return squared * -self._rate(squared)
+        mean = squared.mean()  # a tensor: the engine may be mapping over a batch
+        return squared * torch.where(mean > 0, -self._share / torch.where(mean > 0, mean, 1.0), -1.0)
 
     def log_radial(self, squared: Tensor) -> Tensor:
         """Return log k of squared distances, of any shape (see `RadialKernel`). Raises ValueError before `fitted`."""
         if self.scale == "mean":
             raise ValueError("squared-euclidean: the scale is the mean of |x − y|²; call fitted(x, y) first")
-        return squared * -self.quadratic
+        return squared * -self._rate(squared)
 
+    def gaussian_rates(self, count: int, dim: int, *, epsilon: float, generator: torch.Generator) -> Tensor:
+        """The rate of k^(1/ε), `quadratic` / ε, with the graph of the mean: (count,) (see `SpectralKernel`)."""
+        like = torch.empty((), dtype=torch.float64)
+        return torch.as_tensor(self._rate(like) / epsilon, dtype=torch.float64).expand(count)
 
-def _mean_squared(x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
-    """Σ_ij a_i b_j |x_i − y_j|² / (Σ a Σ b) = var x + var y + |mean x − mean y|², a mean over the batch."""
-    (mean_x, variance_x), (mean_y, variance_y) = (_moments(*side) for side in ((x, a), (y, b)))
-    return (variance_x + variance_y + (mean_x - mean_y).square().sum(-1)).mean()
-
-
-def _moments(points: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (*batch, d) and total variance (*batch,) of weighted points, without a copy of all of them."""
-    n = points.shape[-2]
-    if weights is None:
-        shares = torch.full((n, 1), 1 / n, dtype=torch.float64, device=points.device)
-    else:
-        weights = weights.detach().double()
-        shares = (weights / weights.sum(-1, keepdim=True))[..., None]
-    step = max(1, CHUNK // (points.numel() // n))
-    pieces = [slice(start, start + step) for start in range(0, n, step)]
-    mean = sum((shares[..., rows, :].mT @ points[..., rows, :].double() for rows in pieces), torch.zeros(()))
-    spread = torch.zeros((), dtype=torch.float64, device=points.device)
-    for rows in pieces:
-        apart = torch.linalg.vector_norm(points[..., rows, :].double() - mean, dim=-1, keepdim=True)
-        spread = spread + (shares[..., rows, :] * apart.square()).sum((-1, -2))
-    return mean[..., 0, :], spread
+    def _rate(self, like: Tensor) -> float | Tensor:
+        """`quadratic`, with its graph where it has one."""
+        if self.mean is None or not torch.is_grad_enabled():
+            return self.quadratic
+        return (self._share / self.mean).to(like)

@@ -14,6 +14,7 @@ from atlas_core import component
 from atlas_core.contracts import Estimate, Kernel, KernelOperator
 from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.keeping.content import content_key
+from atlas_kernels_builtin.kernels.parts import fit
 from atlas_kernels_builtin.kernels.wrapping import SamePairs
 from atlas_kernels_builtin.ranks.collectives import SharedInput, total, total_logsumexp
 
@@ -30,6 +31,13 @@ class Sharded(SamePairs):
     kernel: Kernel = component(
         "kernel", default="atlas-kernels-builtin:gaussian", help="The kernel whose operator is split into rows."
     )
+
+    def fitted(self, x: Tensor, y: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Sharded:
+        """Return the same of the fitted kernel (see `Kernel`): what it takes a gradient by, it shares with the rows."""
+        given = (x, y, a, b)
+        if not _alone():
+            given = tuple(None if part is None else SharedInput.apply(part) for part in given)  # type: ignore[assignment]
+        return attrs.evolve(self, kernel=fit(self.kernel, *given))
 
     def operator(self, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> KernelOperator:
         """Return the operator; every rank calls this with the same points x (*batch, n, *item), y (*batch, m, *item).

@@ -46,7 +46,7 @@ def max_iterations_field(default: int, help: str) -> Any:
 
 
 def fitted_kernel(kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None) -> Kernel:
-    """Check points x (*batch, n, d), y (*batch, m, d); return the kernel fitted to them, without their graph.
+    """Check points x (*batch, n, d), y (*batch, m, d); return the kernel fitted to them, with a graph if it takes one.
 
     Raises ValueError as `check_points`, `check_positive` and `check_weights` do.
     """
@@ -58,8 +58,7 @@ def fitted_kernel(kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Ten
     for (name, weights), length in zip((("a", a), ("b", b)), lengths, strict=True):
         if weights is not None:
             check_weights(name, weights, (*batch, length), x.device)
-    masses = (None if weights is None else weights.detach().to(x.dtype) for weights in (a, b))
-    return fit(kernel, x.detach(), y.detach(), *masses)
+    return fit(kernel, x, y, *(None if weights is None else weights.to(x.dtype) for weights in (a, b)))
 
 
 def mean_cost_of(

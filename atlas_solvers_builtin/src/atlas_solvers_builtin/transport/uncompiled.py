@@ -27,7 +27,7 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
         if not _within_compiled():
             return function(*args, **kwargs)
         if not disabled:
-            disabled.append(torch.compiler.disable(function))
+            disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
         return disabled[0](*args, **kwargs)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]

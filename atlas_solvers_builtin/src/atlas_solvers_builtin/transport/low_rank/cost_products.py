@@ -30,7 +30,8 @@ class SquaredDistances:
     x: Tensor
     """(*batch, n, d), centred: the expansion cancels the less."""
     y: Tensor
-    rate: float
+    rate: Tensor
+    """c, ()."""
 
     def both(self, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         return self._one(self.x, self.y, v), self._one(self.y, self.x, u)
@@ -61,10 +62,10 @@ class StreamedCosts:
 
 def cost_products(kernel: Kernel | None, x: Tensor, y: Tensor, operator: KernelOperator) -> CostProducts:
     """In linear time where the cost is a squared distance, which its kernel says in `quadratic`, else streamed."""
-    rate = getattr(kernel, "quadratic", None)
-    if rate is None:
+    if kernel is None or not hasattr(kernel, "quadratic"):
         return StreamedCosts(operator)
+    rate: Tensor = -kernel.log_radial(torch.ones_like(x[..., 0, 0]).flatten()[0])  # type: ignore[attr-defined]
     shape = operator.batch_shape
     centre = y.detach().mean(-2, keepdim=True)
     x, y = (points.expand(*shape, *points.shape[-2:]) for points in (x - centre, y - centre))
-    return SquaredDistances(x, y, float(rate))
+    return SquaredDistances(x, y, rate)
