@@ -125,7 +125,7 @@ def _guidance_state_survives_the_sampler(parts: Parts) -> Iterator[Finding]:
     if inspect(guidance).stateful and inspect(parts.sampler).nfe(1) is None:
         message = f"{guidance.id} carries a state from step to step; {parts.sampler.id} is adaptive and rejects steps"
         yield Finding(
-            f"{guidance.where}.use", message, "Take a sampler with a fixed number of steps, as sampler.use=dpmpp-2m."
+            f"{guidance.where}.use", message, "Take a sampler with a fixed number of steps, as sampler.use=multistep."
         )
 
 

@@ -44,7 +44,7 @@ DEFAULTS: Mapping[str, str] = {
     "process": "atlas-solvers-builtin:edm",
     "parametrization": "atlas-solvers-builtin:edm",
     "objective": "atlas-solvers-builtin:denoising",
-    "sampler": "atlas-solvers-builtin:dpmpp-2m",
+    "sampler": "atlas-solvers-builtin:multistep",
 }
 """What a pipeline uses where its config says nothing: full ids, which no plugin of the same name makes ambiguous."""
 

@@ -287,7 +287,7 @@ NAMES = {
     "model": {"net": "Net", "blind": "BlindNet"},
     "conditioner": {"label": "Label"},
     "objective": {"denoising": "Denoising", "min-snr": "MinSNR", "bridge": "Bridge"},
-    "sampler": {"dpmpp-2m": "Euler", "heun": "Heun", "adaptive": "Adaptive", "drift": "Drift"},
+    "sampler": {"multistep": "Euler", "heun": "Heun", "adaptive": "Adaptive", "drift": "Drift"},
     "grid": {"logistic-log-snr": "Uniform", "uniform": "Uniform", "upwards": "Upwards", "lost": "Lost"},
     "guidance": {"none": "Unguided", "cfg": "Guided", "momentum": "Momentum", "weak": "Weak"},
     "kernel": {"gauss": "Gauss", "signed": "Signed"},

@@ -59,7 +59,7 @@ def test_unknown_table(problems: Any) -> None:
 
 def test_unknown_component(problems: Any) -> None:
     text = GOOD + '[sampler]\nuse = "adaptve"\n'
-    only(problems(text), "$.sampler.use", 10, "no sampler 'adaptve'; did you mean 'adaptive'?", "Installed: adaptive, ")
+    only(problems(text), "$.sampler.use", 10, "no sampler 'adaptve'; did you mean 'adaptive'", "Installed: adaptive, ")
 
 
 def test_wrong_type(problems: Any) -> None:

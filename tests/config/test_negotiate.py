@@ -41,7 +41,7 @@ use = "label"
             ["sampling.guidance=momentum", "sampler=adaptive", "sampling.steps=4"],
             "$.sampling.guidance.use",
             "adaptive",
-            "dpmpp-2m",
+            "multistep",
         ),
         (["sampling.nfe=9", "sampling.steps=9"], "$.sampling.steps", "sampling.nfe = 9 is given", "Leave one out"),
         (["sampling.nfe=1", "sampler=heun"], "$.sampling.nfe", "one step takes 2 calls", "sampling.nfe=2"),

@@ -66,7 +66,7 @@ def test_defaults_and_derived_fields_are_filled_in(document: Any, registry: Regi
         "atlas-solvers-builtin:edm",
         "atlas-solvers-builtin:edm",
         "atlas-solvers-builtin:denoising",
-        "atlas-solvers-builtin:dpmpp-2m",
+        "atlas-solvers-builtin:multistep",
     ]
     assert plan.conditioner is None
     assert plan.grid.id == "atlas-solvers-builtin:logistic-log-snr"

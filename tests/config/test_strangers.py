@@ -21,7 +21,7 @@ RIVALS = (
     ("process", "edm", f"{MODULE}:Line"),
     ("parametrization", "edm", f"{MODULE}:Noise"),
     ("objective", "denoising", f"{MODULE}:MinSNR"),
-    ("sampler", "dpmpp-2m", f"{MODULE}:Heun"),
+    ("sampler", "multistep", f"{MODULE}:Heun"),
     ("grid", "logistic-log-snr", f"{MODULE}:Uniform"),
     ("guidance", "none", f"{MODULE}:Guided"),
 )
@@ -36,7 +36,7 @@ def test_a_setting_of_a_part_that_is_not_named_means_ours(
     document: Any, registry: Registry, with_stranger: Any
 ) -> None:
     plan = document(MINIMAL, "sampler.churn=2").resolve(with_stranger(registry, *RIVALS))
-    assert plan.sampler.id == "atlas-solvers-builtin:dpmpp-2m"
+    assert plan.sampler.id == "atlas-solvers-builtin:multistep"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_every_component_of_ours_names_its_defaults_in_full() -> None:
 
 
 def test_a_name_that_several_have_is_refused_without_preferring_any(registry: Registry, with_stranger: Any) -> None:
-    with pytest.raises(ComponentError, match="acme-rival:dpmpp-2m, atlas-solvers-builtin:dpmpp-2m") as caught:
-        with_stranger(registry, *RIVALS).resolve("sampler", "dpmpp-2m")
+    with pytest.raises(ComponentError, match="acme-rival:multistep, atlas-solvers-builtin:multistep") as caught:
+        with_stranger(registry, *RIVALS).resolve("sampler", "multistep")
     assert "acme-rival" not in caught.value.hint

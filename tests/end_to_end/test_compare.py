@@ -35,7 +35,7 @@ def test_the_error_is_the_distance_from_the_fine_solution_of_the_same_seeds(run:
         drawn = atlas_core.load(run, overrides).draw(range(20), labels, nfe=5)
         expected = float((drawn - fine).double().square().mean().sqrt())
         assert found.value("error", name, 5) == pytest.approx(expected, rel=1e-6)
-    assert found.reference == "dpmpp-2m at 30 NFE"
+    assert found.reference == "multistep at 30 NFE"
     assert found.best("error", 5) == "euler"
     nfe = {(entry.contender, entry.asked): entry.nfe for entry in found.entries}
     assert nfe["euler", 30] == 30
@@ -44,9 +44,9 @@ def test_the_error_is_the_distance_from_the_fine_solution_of_the_same_seeds(run:
 
 def test_a_score_is_the_metric_of_the_same_samples(run: Path) -> None:
     pipeline = atlas_core.load(run, ['evaluate.metrics=[{use="frechet-distance"}]', "evaluate.count=40"])
-    found = compare(pipeline, ["dpmpp-2m"], [20], count=40)
+    found = compare(pipeline, ["multistep"], [20], count=40)
     expected = pipeline.evaluate().rows[0].cells["frechet-distance"].value
-    assert found.value(found.columns[0].name, "dpmpp-2m", 20) == pytest.approx(expected, rel=1e-6)
+    assert found.value(found.columns[0].name, "multistep", 20) == pytest.approx(expected, rel=1e-6)
     assert found.columns[0].floor is not None
 
 
@@ -59,7 +59,7 @@ def test_a_stochastic_sampler_has_scores_but_no_error(run: Path) -> None:
 
 
 def test_a_budget_below_one_step_leaves_its_reason(run: Path) -> None:
-    found = compare(atlas_core.load(run, ["evaluate.metrics=[]"]), ["dpmpp-2m"], [1, 2], count=4)
+    found = compare(atlas_core.load(run, ["evaluate.metrics=[]"]), ["multistep"], [1, 2], count=4)
     assert not any(entry.problem for entry in found.entries)
     with pytest.raises(UsageError, match="no sampler"):
         compare(atlas_core.load(run), [], [5])

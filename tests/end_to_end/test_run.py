@@ -70,7 +70,7 @@ def test_an_evaluation_with_overrides_stands_beside_the_runs_own(copy: Path, cli
     parts = page[page.index("Parts and versions") : page.index("Make it again")]
     for word in ("heun", "frechet-distance", "denoising", "digits"):
         assert word in parts, word
-    for word in ("dpmpp-2m", "two-sample"):
+    for word in ("multistep", "two-sample"):
         assert word not in parts, word
     assert "Evaluated with sampler.use=heun, sampling.nfe=5" in page
     assert set(json.loads((folder / "timings.json").read_text())) == {"sampling", "evaluation"}
