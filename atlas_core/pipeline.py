@@ -127,28 +127,14 @@ class Pipeline:
 
     def new_network(self) -> Network:
         """Build the network with the initial weights that the seed gives."""
-        from atlas_core.engine.network import Network
-        from atlas_core.engine.training.keys import seeded_build
+        from atlas_core.networks import new_network
 
-        plan = self.plan
-
-        def make() -> Network:
-            conditioner = plan.conditioner.build() if plan.conditioner else None
-            return Network(plan.process.build(), plan.parametrization.build(), plan.model.build(), conditioner)
-
-        return seeded_build(make, plan.train.seed)
+        return new_network(self.plan)
 
     def _load(self, checkpoint: Checkpoint, average: bool) -> Network:
-        network = self.new_network()
-        weights = checkpoint.load_networks("ema" if average else "raw")
-        try:
-            network.load_state_dict(weights["denoiser"])
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the weights of {checkpoint.path} do not fit the network of its config: {error}",
-                hint="The plugin that built it may have changed: its lock.json names the version.",
-            ) from error
-        return network.to(self.device).eval()
+        from atlas_core.networks import load_network
+
+        return load_network(self.plan, checkpoint, average=average).to(self.device).eval()
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -209,12 +195,9 @@ class Pipeline:
         guidance = self.plan.sampling.guidance
         if "weak-model" not in guidance.needs:
             return True
-        from atlas_core.weak_model import weak_path
+        from atlas_core.weak_model import is_there
 
-        path = weak_path(guidance.weak_model, self)
-        if path is not None:
-            open_checkpoint(path)
-        return path is not None
+        return is_there(guidance.weak_model, self)
 
     def varied(self, overrides: Sequence[str]) -> Pipeline:
         """Return a pipeline that draws from the same network with other settings. Raises ConfigError for them."""

@@ -25,6 +25,16 @@ def weak_path(weak: WeakModel, pipeline: Pipeline) -> Path | None:
     return kept[0] if kept else None
 
 
+def is_there(weak_model: WeakModel, pipeline: Pipeline) -> bool:
+    """Whether the weak model exists by now. Raises CheckpointError for one of another run that does not."""
+    from atlas_core.engine.checkpoint import open_checkpoint
+
+    path = weak_path(weak_model, pipeline)
+    if path is not None:
+        open_checkpoint(path)
+    return path is not None
+
+
 def open_weak(weak: WeakModel, pipeline: Pipeline) -> Network:
     """Return the weak network, on the device of `pipeline`, whose samples it is going to guide.
 
