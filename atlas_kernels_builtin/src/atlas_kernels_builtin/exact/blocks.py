@@ -101,8 +101,9 @@ class Blocks:
         if not 1 / RANGE[dtype] < span < RANGE[dtype]:
             return 0.0 if span == 0 else math.inf
         probes = torch.cat([2.0 ** -torch.arange(64), torch.zeros(1)]).double() * span
+        smallest = float(self.epsilon.min())
         values, moved = (
-            self.kernel.log_radial(s).double() / float(self.epsilon.min())  # type: ignore[attr-defined]
+            self.kernel.log_radial(s).double() / smallest  # type: ignore[attr-defined]
             for s in (probes.clone(), probes + torch.finfo(dtype).eps * span)
         )
         allowed = accuracy + 4 * torch.finfo(self.dtype).eps * values.abs()

@@ -64,8 +64,9 @@ def around(
     left, right = problem.left(f) + (n / mass).log(), problem.right(g) + math.log(m)
     more: dict[str, Any] = {"accuracy": accuracy} if accuracy is not None and takes_accuracy(operator) else {}
     # Entries hold the weights: what is small for a light point must not be dropped, or nothing is left of it.
-    lightest = [float(torch.where(w > 0, w, torch.inf).amin() / w.amax()) for w in (problem.a, problem.b)]
-    absorbed = operator.scaled(left, right, storage=storage, drop=drop * lightest[0] * lightest[1], **more)
+    lightest = [torch.where(w > 0, w, torch.inf).amin() / w.amax() for w in (problem.a, problem.b)]
+    drop = drop * float(lightest[0] * lightest[1]) if drop else drop
+    absorbed = operator.scaled(left, right, storage=storage, drop=drop, **more)
     unit = mass / (n * m)
     rows, columns = (unit * part for part in absorbed.sums())
     return Absorbed(absorbed, storage, unit, rows, columns)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from atlas_solvers_builtin.transport.balanced.absorbed import around, signed_product
-from atlas_solvers_builtin.transport.balanced.newton import conjugate_gradients, schur
+from atlas_solvers_builtin.transport.balanced.newton import schur
 from atlas_solvers_builtin.transport.balanced.sweeps import Local
+from atlas_solvers_builtin.transport.conjugate_gradients import conjugate_gradients
 from atlas_solvers_builtin.transport.problem import Problem
 
 STEPS = 5000
@@ -67,8 +68,9 @@ def _adjoint(problem: Problem, f: Tensor, g: Tensor, to_f: Tensor, to_g: Tensor)
     rhs = rhs - b * (rhs.sum(-1) / problem.mass)[..., None]
     precision = 1e2 * torch.finfo(problem.operator.dtype).eps
     goal = precision * (rhs.abs().sum(-1) + to_f.abs().sum(-1) + to_g.abs().sum(-1))
-    limit = torch.full_like(goal, STEPS, dtype=torch.int64)
-    going = torch.ones_like(goal, dtype=torch.bool)
-    beta, _ = conjugate_gradients(schur(local, at), rhs, goal, going, limit=limit, check_every=10)
+    system, going = schur(local, at), torch.ones_like(goal, dtype=torch.bool)
+    beta, _ = conjugate_gradients(
+        system.__matmul__, system.preconditioner.mul, rhs, goal, going, limit=STEPS, check_every=10
+    )
     alpha = share - torch.where(a > 0, at.u * plan.matvec(at.v * beta) / a, 0.0)
     return a * alpha + own_f, b * beta + own_g

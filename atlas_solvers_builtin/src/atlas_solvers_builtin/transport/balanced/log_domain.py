@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from atlas_solvers_builtin.transport.balanced.rounds import CONVERGED, MAX_ITERATIONS, NON_FINITE, RUNNING, STALLED
+from atlas_solvers_builtin.transport.balanced.progress import CONVERGED, MAX_ITERATIONS, NON_FINITE, RUNNING, STALLED
 from atlas_solvers_builtin.transport.problem import Problem
 
 PATIENCE = 100
@@ -42,7 +42,8 @@ def solve_in_logarithms(
     mixer = Anderson(memory)
     history: list[float] = []
     iterations = 0
-    while bool((reason == RUNNING).any()):
+    any_running = 1.0
+    while any_running:
         errors = []
         for _ in range(min(check_every, limit - iterations)):
             running = reason == RUNNING
@@ -69,9 +70,10 @@ def solve_in_logarithms(
             now = torch.where(error.isfinite(), now, NON_FINITE)
             reason = torch.where(running, now, reason)
         iterations += len(errors)
-        history.extend(torch.stack(errors).tolist())
         if iterations >= limit:
             reason = torch.where(reason == RUNNING, MAX_ITERATIONS, reason)
+        *reached, any_running = torch.stack([*errors, (reason == RUNNING).any().to(best)]).tolist()
+        history.extend(reached)
     # After the last half-step of a relaxed iteration neither side is exact; one more makes the rows so.
     f = f if relaxation == 1 else problem.c_transform(g)
     return LogRun(f, g, reason, history, iterations, 2 * iterations + 1 + (relaxation != 1))

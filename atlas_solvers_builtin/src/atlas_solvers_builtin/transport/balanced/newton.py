@@ -11,13 +11,12 @@ many such at small ε. In 16 and 64 dimensions that takes κ from 10³ and 10² 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import attrs
 import torch
 from torch import Tensor
 
 from atlas_solvers_builtin.transport.balanced.sweeps import Local, Scalings, chosen
+from atlas_solvers_builtin.transport.conjugate_gradients import conjugate_gradients
 
 LONGEST = 4.0
 """The most that log v may change in one step; the quadratic model does not reach further."""
@@ -53,45 +52,6 @@ def schur(local: Local, at: Scalings) -> Schur:
     return Schur(local, at, inverse, damped, torch.where(diagonal > 0, 1 / diagonal, 0.0))
 
 
-class System(Protocol):
-    """A symmetric positive semi-definite linear map, and the inverse of a diagonal near it."""
-
-    @property
-    def preconditioner(self) -> Tensor: ...
-
-    def __matmul__(self, z: Tensor) -> Tensor: ...
-
-
-def conjugate_gradients(
-    system: System, rhs: Tensor, goal: Tensor, going: Tensor, *, limit: Tensor, check_every: int
-) -> tuple[Tensor, Tensor]:
-    """Solve S z = rhs until the L1 norm of the residual is below `goal` (*batch,); also return the steps made.
-
-    A problem that has arrived, met rounding (no positive curvature) or made `limit` steps stands still. The host looks
-    every `check_every` steps.
-    """
-    z, residual, direction = torch.zeros_like(rhs), rhs, torch.zeros_like(rhs)
-    old = torch.ones_like(goal)
-    steps = torch.zeros_like(limit)
-    going = going & (residual.abs().sum(-1) > goal)
-    first = True
-    while bool(going.any()):
-        for _ in range(check_every):
-            preconditioned = system.preconditioner * residual
-            product = (residual * preconditioned).sum(-1)
-            direction = preconditioned if first else preconditioned + (product / old)[..., None] * direction
-            first = False
-            image = system @ direction
-            curvature = (direction * image).sum(-1)
-            going = going & (curvature > 0)
-            length = torch.where(going, product / curvature, 0.0)[..., None]
-            z, residual = z + length * direction, residual - length * image
-            old = torch.where(going, product, old)
-            steps = steps + going
-            going = going & (residual.abs().sum(-1) > goal) & (steps < limit)
-    return z, steps
-
-
 @attrs.frozen(eq=False)
 class NewtonStep:
     at: Scalings
@@ -107,8 +67,15 @@ def newton_step(
     """One step of the problems that are `going`, to a residual of `goal` (a share of the mass) if S were constant."""
     problem = local.problem
     residual = local.b - at.columns
+    system = schur(local, at)
     z, steps = conjugate_gradients(
-        schur(local, at), residual, goal * problem.mass, going, limit=limit, check_every=check_every
+        system.__matmul__,
+        system.preconditioner.mul,
+        residual,
+        goal * problem.mass,
+        going,
+        limit=limit,
+        check_every=check_every,
     )
     # Constants change nothing; without them the step is as short as it can be. A point that hardly exchanges mass with
     # the others wants to go far, further than the model reaches, and must not hold up the rest.
@@ -123,7 +90,7 @@ def newton_step(
     noise = 16 * torch.finfo(torch.float32).eps * changes
     going = going & (steps > 0)
     searching, u, v = going, at.u, at.v
-    while bool(searching.any()):
+    while True:
         trial_v = at.v * (length[..., None] * z).exp()
         trial_u = local.row_scaling(local.row_sums(trial_v))
         # Armijo's condition on the semi-dual.
@@ -132,6 +99,8 @@ def newton_step(
         u, v = torch.where(taken[..., None], trial_u, u), torch.where(taken[..., None], trial_v, v)
         searching = searching & ~gained & (length > SHORTEST)
         length = torch.where(searching, length / 2, length)
+        if not bool(searching.any()):
+            break
     moved = going & (v != at.v).any(-1)
     return NewtonStep(chosen(moved, local.measured(u, v), at), steps + 1, moved)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from atlas_core.contracts import KernelOperator
 from atlas_solvers_builtin.transport.balanced.absorbed import takes_accuracy
-from atlas_solvers_builtin.transport.balanced.rounds import COARSE_ENTRIES, FINE, Pace, Progress, solve_rounds, start
+from atlas_solvers_builtin.transport.balanced.progress import Pace, Progress, start
+from atlas_solvers_builtin.transport.balanced.rounds import COARSE_ENTRIES, FINE, solve_rounds
 from atlas_solvers_builtin.transport.balanced.scaling import Ladder, ladder_of
 from atlas_solvers_builtin.transport.problem import Problem
 

@@ -7,13 +7,20 @@ import torch
 from torch import Tensor
 
 from atlas_solvers_builtin.transport.balanced.absorbed import Around, around
-from atlas_solvers_builtin.transport.balanced.newton import newton_step
+from atlas_solvers_builtin.transport.balanced.improving import improve
+from atlas_solvers_builtin.transport.balanced.progress import (
+    CONVERGED,
+    MAX_ITERATIONS,
+    NON_FINITE,
+    RUNNING,
+    STALLED,
+    Pace,
+    Progress,
+)
 from atlas_solvers_builtin.transport.balanced.scaling import Ladder
-from atlas_solvers_builtin.transport.balanced.sweeps import COARSE, Local, Scalings, sweep
+from atlas_solvers_builtin.transport.balanced.sweeps import COARSE, Local, Scalings
 from atlas_solvers_builtin.transport.problem import Problem
 
-RUNNING, CONVERGED, MAX_ITERATIONS, STALLED, NON_FINITE = range(5)
-REASONS = ("running", "converged", "max-iterations", "stalled", "non-finite")
 FINE = 1e-3
 """Marginal error at the final ε from which exact sums are worth their price."""
 COARSE_ENTRIES = 1e-4
@@ -22,8 +29,6 @@ SAFETY = 0.3
 """Share of the tolerance that is aimed at, since the last word is the exact sums'."""
 DROPPED = 0.02
 """Share of the tolerance that entries left out of the kernel may add up to."""
-FAST = 0.1
-"""What a sweep must leave of the error, at most, to be worth more than a Newton step."""
 CLOSE = 0.5
 """Marginal error below which no scaling is far from 1."""
 RESCUES = 20
@@ -32,102 +37,18 @@ PATIENCE = 4
 """Rounds without a smaller error after which rounding is to blame."""
 
 
-@attrs.frozen
-class Pace:
-    """How the iteration goes on, in numbers."""
-
-    tolerance: float
-    max_iterations: int
-    newton: bool
-    check_every: int
-    storage: torch.dtype
-    sweeps: int = 10
-    """Sweeps at one ε before Newton takes over."""
-
-
-@attrs.define(eq=False)
-class Progress:
-    """Where each problem of a batch stands; all tensors (*batch,) but the potentials."""
-
-    f: Tensor
-    g: Tensor
-    stage: Tensor
-    """Step of the ladder of ε; the last is the problem's own ε."""
-    coarse: Tensor
-    """True: not yet in the phase where the exact sums decide."""
-    reason: Tensor
-    best: Tensor
-    """Smallest exact error so far, with where it was."""
-    best_f: Tensor
-    best_g: Tensor
-    rows: Tensor
-    columns: Tensor
-    patience: Tensor
-    spent: Tensor
-    visits: Tensor
-    """Rounds at this stage."""
-    warm: Tensor
-    """True: a start of unknown worth, not looked at yet."""
-    rescues: Tensor
-    rate: Tensor
-    """What the latest sweep left of the error."""
-    there: Problem | None = None
-    """The problem at the present ε of each, kept from round to round."""
-    last: tuple[Tensor, Tensor, Tensor] | None = None
-    """f, g and ε of the stage before, from which the next is extrapolated."""
-    history: list[float] = attrs.field(factory=list)
-    matvecs: int = 0
-    builds: int = 0
-
-    @property
-    def running(self) -> Tensor:
-        """(*batch,)."""
-        return self.reason == RUNNING
-
-    def resume(self, reason: int) -> bool:
-        """Let the problems that stopped for `reason` run on from their best potentials; whether there are any."""
-        again = self.reason == reason
-        wide = again[..., None]
-        self.f, self.g = torch.where(wide, self.best_f, self.f), torch.where(wide, self.best_g, self.g)
-        self.reason = torch.where(again, RUNNING, self.reason)
-        self.patience = torch.where(again, 0, self.patience)
-        return bool(again.any())
-
-
-def start(problem: Problem, ladder: Ladder, f: Tensor, g: Tensor, *, warm: bool) -> Progress:
-    """Begin at the coarsest ε, or, warm, where the exact sums tell how good the start is."""
-    none = torch.zeros_like(problem.mass, dtype=torch.int64)
-    stage = ladder.last.clone() if warm else none
-    return Progress(
-        f=f,
-        g=g,
-        stage=stage,
-        coarse=ladder.has_coarse & ~torch.full_like(none, warm, dtype=torch.bool),
-        reason=none.clone(),
-        best=torch.full_like(problem.mass, torch.inf),
-        best_f=f,
-        best_g=g,
-        rows=torch.zeros_like(problem.a),
-        columns=torch.zeros_like(problem.b),
-        patience=none.clone(),
-        spent=none.clone(),
-        visits=none.clone(),
-        warm=torch.full_like(none, warm, dtype=torch.bool),
-        rescues=none.clone(),
-        rate=torch.ones_like(problem.mass),
-    )
-
-
 def solve_rounds(problem: Problem, ladder: Ladder, pace: Pace, progress: Progress) -> Progress:
     """Run rounds until every problem has a reason to stop; potentials are those of the smallest exact error."""
-    while bool(progress.running.any()):
+    while True:
         # What has run out of iterations is measured at its own ε, wherever on the way it is.
         coarse = progress.running & progress.coarse & (progress.spent < pace.max_iterations)
-        if bool(coarse.any()):
+        any_coarse, any_running = torch.stack([coarse.any(), progress.running.any()]).tolist()
+        if any_coarse:
             _coarse_round(problem, ladder, pace, progress, coarse)
-        else:
+        elif any_running:
             _exact_round(problem, pace, progress, ladder)
-    return progress
+        else:
+            return progress
 
 
 def _coarse_round(problem: Problem, ladder: Ladder, pace: Pace, progress: Progress, group: Tensor) -> None:
@@ -147,10 +68,10 @@ def _coarse_round(problem: Problem, ladder: Ladder, pace: Pace, progress: Progre
     target = torch.where(final, FINE, COARSE).to(problem.mass.dtype)
     error = _error(there, plan)
     local = Local(plan, there, (error < CLOSE).to(error.dtype), even=pace.newton)
-    at, done, broken = _improve(local, budget, progress, group, target)
+    at, done, broken = improve(local, budget, progress, group, target)
     del plan, local
     _absorb(there, progress, at, group)
-    if bool(broken.any()):
+    if broken is not None:
         _sweep_in_logarithms(there, progress, broken)
     progress.visits += group
     # A coarse ε is not worth more than a few rounds.
@@ -168,22 +89,25 @@ def _exact_round(problem: Problem, pace: Pace, progress: Progress, ladder: Ladde
     if _rescued(problem, plan, progress, running):
         return
     error = _error(problem, plan)
-    progress.history.append(float(torch.where(running, error, -torch.inf).amax()))
     _judge(progress, plan, error, running, pace)
-    running = progress.running
     # A warm start that is far off goes the long way round.
-    far = running & progress.warm & (error > CLOSE) & ladder.has_coarse
+    far = progress.running & progress.warm & (error > CLOSE) & ladder.has_coarse
+    largest = torch.where(running, error, -torch.inf).amax()
+    running = progress.running
     progress.warm = progress.warm & ~running
-    if bool(far.any()):
+    seen = torch.stack([largest, far.any().to(largest), running.any().to(largest)])
+    reached, any_far, any_running = seen.tolist()
+    progress.history.append(reached)
+    if any_far:
         progress.coarse = far
         progress.stage = torch.where(far, 0, progress.stage)
         return
-    if not bool(running.any()):
+    if not any_running:
         return
     exact = (error < CLOSE).to(error.dtype)
     target = torch.where(exact > 0, SAFETY * pace.tolerance, max(FINE, SAFETY * pace.tolerance)).to(error.dtype)
     local = Local(plan, problem, exact)
-    at, _, broken = _improve(local, pace, progress, running, target)
+    at, _, broken = improve(local, pace, progress, running, target)
     certain = running & (at.error + local.uncertainty(at, DROPPED * pace.tolerance) <= pace.tolerance)
     del plan, local
     _absorb(problem, progress, at, running)
@@ -191,7 +115,7 @@ def _exact_round(problem: Problem, pace: Pace, progress: Progress, ladder: Ladde
         # Storage rounds too little of these sums to matter: a build around the new potentials would but repeat them.
         _keep(progress, at.error, problem.a, at.columns, certain)
         progress.reason = torch.where(certain, CONVERGED, progress.reason)
-    if bool(broken.any()):
+    if broken is not None:
         _sweep_in_logarithms(problem, progress, broken)
 
 
@@ -216,59 +140,6 @@ def _keep(progress: Progress, error: Tensor, rows: Tensor, columns: Tensor, bett
     progress.rows = torch.where(wide, rows, progress.rows)
     progress.columns = torch.where(wide, columns, progress.columns)
     progress.best = torch.where(better, error, progress.best)
-
-
-def _improve(
-    local: Local, pace: Pace, progress: Progress, group: Tensor, target: Tensor
-) -> tuple[Scalings, Tensor, Tensor]:
-    """Sweeps, then Newton steps, on one plan; also return which reached `target`, and which could make no sweep."""
-    at = local.start()
-    progress.matvecs += 1
-    progress.spent += group
-    swept = torch.zeros_like(progress.spent)
-    stuck, broken = torch.zeros_like(group), torch.zeros_like(group)
-    first = at.error
-    while True:
-        active = group & ~stuck & (at.error > target) & local.in_range(at) & (progress.spent < pace.max_iterations)
-        ready = _ready_for_newton(local, at, first, swept, progress.rate, pace)
-        sweeping, stepping = torch.stack([(active & ~ready).any(), (active & ready).any()]).tolist()
-        if sweeping:
-            going, before = active & ~ready, at.error
-            at, made = sweep(local, at, going, target, count=pace.check_every)
-            broken = broken | going & (made == 0)
-            stuck = stuck | broken
-            latest = (at.error / before) ** (1 / made.clamp(min=1))
-            progress.rate = torch.where(going & (made > 0), latest, progress.rate)
-            swept, progress.spent = swept + made, progress.spent + made
-            progress.matvecs += 2 * pace.check_every
-            progress.history.append(float(torch.where(going, at.error, -torch.inf).amax()))
-        elif stepping:
-            going = active & ready
-            before = at.error
-            goal = torch.maximum(target / 2, _forcing(before) * before)
-            limit = (pace.max_iterations - progress.spent).clamp(min=1)
-            step = newton_step(local, at, going, goal, limit=limit, check_every=pace.check_every)
-            at = step.at
-            made = torch.where(going, step.products, 0)
-            progress.spent = progress.spent + made
-            progress.matvecs += 2 * int(made.max())
-            progress.history.append(float(torch.where(going, at.error, -torch.inf).amax()))
-            stuck = stuck | going & (~step.moved | (at.error > 0.9 * before) & (local.exact > 0))
-        else:
-            return at, group & (at.error <= target), broken
-
-
-def _ready_for_newton(local: Local, at: Scalings, first: Tensor, swept: Tensor, rate: Tensor, pace: Pace) -> Tensor:
-    """Sweeps pay while they mend single points; Newton steps, once the errors are collective."""
-    if not pace.newton:
-        return torch.zeros_like(swept, dtype=torch.bool)
-    settled = ((swept >= 3) & (at.error < 0.05) | (local.exact > 0) & (first < 0.01)) & (rate > FAST)
-    return settled | (swept >= pace.sweeps) & (at.error < 0.3) | (swept >= 5 * pace.sweeps)
-
-
-def _forcing(error: Tensor) -> Tensor:
-    """How far a Newton step reduces its linear residual: more is lost on what the model leaves out."""
-    return error.sqrt().clamp(min=0.02, max=0.1)
 
 
 def _absorb(problem: Problem, progress: Progress, at: Scalings, group: Tensor) -> None:

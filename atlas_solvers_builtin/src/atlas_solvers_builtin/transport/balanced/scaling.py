@@ -12,7 +12,7 @@ from torch import Tensor
 from atlas_solvers_builtin.transport.problem import Problem
 
 if TYPE_CHECKING:
-    from atlas_solvers_builtin.transport.balanced.rounds import Progress
+    from atlas_solvers_builtin.transport.balanced.progress import Progress
 
 COARSEST = 0.5
 """ε of the first stage is about that share of the mean cost: there a few sweeps are enough."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.log_domain import solve_in_logarithms
 from atlas_solvers_builtin.transport.balanced.parts import begin
-from atlas_solvers_builtin.transport.balanced.rounds import REASONS, STALLED, Pace, solve_rounds
+from atlas_solvers_builtin.transport.balanced.progress import REASONS, STALLED, Pace
+from atlas_solvers_builtin.transport.balanced.rounds import solve_rounds
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of, warn
 from atlas_solvers_builtin.transport.problem import (
     PROBED_ROWS,

@@ -12,11 +12,14 @@ from atlas_kernels_builtin.grids.scaled_grid import ScaledSeparable
 from atlas_kernels_builtin.grids.separable import SeparableOperator
 from torch import Tensor
 
+from atlas_solvers_builtin.transport.conjugate_gradients import conjugate_gradients
 from atlas_solvers_builtin.transport.grids.grid_dense import LONGEST_STEP, MOST_STEPS, DenseState
 from atlas_solvers_builtin.transport.grids.grid_levels import Level, apply_axes
 
 Precondition = Callable[[Tensor], Tensor]
 MOST_INNER = 200
+CHECK_EVERY = 1
+"""Steps between two looks: a product is many small ones here, and few steps are made."""
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -93,11 +96,19 @@ def newton(
     while bool(going.any()) and len(history) <= MOST_STEPS:
         # Each inner solve is as exact as the model is: quadratic convergence at the least cost (Dembo et al. 1982).
         share = (state.errors.clamp(max=0.1) * state.errors).clamp(min=0.3 * tolerance)
-        z, inner = _conjugate_gradients(state.hessian, state.residual, precondition(state), share * level.mass, going)
+        z, inner = conjugate_gradients(
+            state.hessian,
+            precondition(state),
+            state.residual,
+            share * level.mass,
+            going,
+            limit=MOST_INNER,
+            check_every=CHECK_EVERY,
+        )
         z = z * (LONGEST_STEP / z.abs().amax(-1, keepdim=True).clamp(min=LONGEST_STEP))
         state = state_of(level, operator, state.g + operator.epsilon * z)
         history.append(float(state.errors.max()))
-        products += 2 + 2 * inner
+        products += 2 + 2 * int(inner.max())
         better = state.errors < least
         best = torch.where(better[..., None], state.g, best)
         # Where errors grow tenfold, or are NaN, what is left is for plain iterations.
@@ -106,35 +117,6 @@ def newton(
     if bool((state.errors > least).any()) or not history[-1] < math.inf:
         state = state_of(level, operator, best)
     return Solved(state, history, products)
-
-
-def _conjugate_gradients(
-    hessian: Callable[[Tensor], Tensor], right: Tensor, precondition: Precondition, target: Tensor, going: Tensor
-) -> tuple[Tensor, int]:
-    """Solve hessian z = right until the residual's L1 norm is below `target` (*batch,), for problems that are `going`.
-
-    Also return the iterations of the slowest. A problem that has arrived stands still.
-    """
-    z, residual = torch.zeros_like(right), right
-    direction = weighted = precondition(residual)
-    product = _inner(residual, weighted)
-    for done in range(1, MOST_INNER + 1):  # noqa: B007 - counts
-        image = hessian(direction)
-        curvature = _inner(direction, image)
-        going = going & (curvature > 0)  # else rounding: the direction is all but constant
-        size = torch.where(going, product / curvature, 0.0)[..., None]
-        z, residual = torch.addcmul(z, size, direction), torch.addcmul(residual, size, image, value=-1)
-        going = going & (residual.abs().sum(-1) > target)
-        if not bool(going.any()):
-            break
-        weighted = precondition(residual)
-        product, before = _inner(residual, weighted), product
-        direction = torch.addcmul(weighted, torch.where(going, product / before, 0.0)[..., None], direction)
-    return z, done
-
-
-def _inner(x: Tensor, y: Tensor) -> Tensor:
-    return x @ y if x.ndim == 1 else (x * y).sum(-1)
 
 
 @attrs.frozen(eq=False, slots=False)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 
-from atlas_solvers_builtin.transport.balanced.absorbed import Around, around, signed_product
-from atlas_solvers_builtin.transport.balanced.newton import conjugate_gradients
+from atlas_solvers_builtin.transport.balanced.absorbed import around, signed_product
+from atlas_solvers_builtin.transport.conjugate_gradients import conjugate_gradients
 from atlas_solvers_builtin.transport.problem import Problem
 from atlas_solvers_builtin.transport.unbalanced.penalties import Penalty
 
@@ -81,28 +80,13 @@ def _adjoint(
     diagonal = torch.where(plan.columns > 0, plan.columns / slope_g, 0.0)
     squares = plan.squares(through)
     least = diagonal if squares is None else torch.maximum(diagonal - squares, 1e-3 * diagonal)
-    system = _System(plan, through, diagonal, torch.where(least > 0, 1 / least, 0.0))
+    inverse = torch.where(least > 0, 1 / least, 0.0)
+
+    def system(w: Tensor) -> Tensor:
+        return diagonal * w - plan.rmatvec(through * plan.matvec(w))
+
     rhs = torch.where(diagonal > 0, to_g - plan.rmatvec(through * to_f), 0.0)
     goal = 1e2 * torch.finfo(rhs.dtype).eps * (rhs.abs().sum(-1) + to_f.abs().sum(-1) + to_g.abs().sum(-1))
-    w, _ = conjugate_gradients(
-        system,
-        rhs,
-        goal,
-        torch.ones_like(goal, dtype=torch.bool),
-        limit=torch.full_like(goal, STEPS, dtype=torch.int64),
-        check_every=10,
-    )
+    going = torch.ones_like(goal, dtype=torch.bool)
+    w, _ = conjugate_gradients(system, inverse.mul, rhs, goal, going, limit=STEPS, check_every=10)
     return to_f - plan.matvec(w) + own_f, diagonal * w + own_g
-
-
-@attrs.frozen(eq=False)
-class _System:
-    """diag(c / t) − Pᵀ diag(s / r) P."""
-
-    plan: Around
-    through: Tensor
-    diagonal: Tensor
-    preconditioner: Tensor
-
-    def __matmul__(self, w: Tensor) -> Tensor:
-        return self.diagonal * w - self.plan.rmatvec(self.through * self.plan.matvec(w))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import torch
 from torch import Tensor
 
+from atlas_solvers_builtin.transport.conjugate_gradients import conjugate_gradients
 from atlas_solvers_builtin.transport.unbalanced.absorbed_transforms import Absorbed
 from atlas_solvers_builtin.transport.unbalanced.penalties import Penalty
 
@@ -56,7 +55,11 @@ def newton(absorbed: Absorbed, penalties: tuple[Penalty, Penalty], g: Tensor) ->
         return torch.where(free, diagonal * z - here.v * absorbed.entries.rmatvec(through), 0.0)
 
     inverse = torch.where(free & (diagonal > 0), 1 / diagonal, 0.0)
-    z, steps = _conjugate_gradients(system, residual * free, inverse)
+    rhs = residual * free
+    size = rhs.abs().sum(-1)
+    z, steps = conjugate_gradients(
+        system, inverse.mul, rhs, FORCING * size, size > 0, limit=STEPS, check_every=CHECK_EVERY
+    )
     z = z.clamp(-LONGEST, LONGEST)
     length = torch.ones_like(here.dual)
     for _ in range(HALVINGS):
@@ -66,7 +69,7 @@ def newton(absorbed: Absorbed, penalties: tuple[Penalty, Penalty], g: Tensor) ->
             break
         length = torch.where(enough, length, length / 2)
     rose = enough[..., None]
-    return torch.where(rose, there.f, here.f), torch.where(rose, there.g, here.g), steps
+    return torch.where(rose, there.f, here.f), torch.where(rose, there.g, here.g), int(steps.max())
 
 
 def _at(absorbed: Absorbed, penalties: tuple[Penalty, Penalty], g: Tensor) -> _Point:
@@ -80,21 +83,3 @@ def _at(absorbed: Absorbed, penalties: tuple[Penalty, Penalty], g: Tensor) -> _P
     rows = u * sums
     gains = (problem.a * first.gain(f)).sum(-1) + (problem.b * second.gain(g)).sum(-1)
     return _Point(f, g, u, v, rows, first.slope(t, problem.epsilon), gains - problem.epsilon * rows.sum(-1))
-
-
-def _conjugate_gradients(system: Callable[[Tensor], Tensor], rhs: Tensor, inverse: Tensor) -> tuple[Tensor, int]:
-    """Solve system(z) = rhs to FORCING of |rhs|₁, preconditioned by the diagonal; what has arrived stands still."""
-    z, residual, goal = torch.zeros_like(rhs), rhs, FORCING * rhs.abs().sum(-1, keepdim=True)
-    direction, old = torch.zeros_like(rhs), torch.ones_like(goal)
-    for step in range(1, STEPS + 1):
-        scaled = inverse * residual
-        new = (residual * scaled).sum(-1, keepdim=True)
-        direction = scaled + (0.0 if step == 1 else new / old) * direction
-        image = system(direction)
-        curvature = (direction * image).sum(-1, keepdim=True)
-        going = (residual.abs().sum(-1, keepdim=True) > goal) & (curvature > 0)
-        length = torch.where(going, new / curvature, 0.0)
-        z, residual, old = z + length * direction, residual - length * image, new
-        if step % CHECK_EVERY == 0 and not bool(going.any()):
-            break
-    return z, step
