@@ -8,7 +8,6 @@ import pickle
 import attrs
 import pytest
 import torch
-from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.grids.fft import StationaryOperator
 from atlas_kernels_builtin.grids.grid import Grid
 from atlas_kernels_builtin.grids.separable import SeparableOperator
@@ -18,6 +17,7 @@ from atlas_kernels_builtin.kernels.laplacian import Laplacian
 from atlas_kernels_builtin.kernels.matern import Matern
 from atlas_kernels_builtin.kernels.products import Product
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
+from atlas_kernels_builtin.operators import operator_of
 
 import atlas_core
 from atlas_core.contracts import Kernel, KernelOperator
@@ -123,8 +123,8 @@ def test_rows_are_normalised_for_the_price_of_their_sums():
     torch.testing.assert_close(conditional.matvec(right), expected @ right, rtol=1e-11, atol=0)
     torch.testing.assert_close(conditional.rmatvec(right), expected.T @ right, rtol=1e-11, atol=1e-9)
     weights = vector(30, seed=5).square()
-    product = conditional.gram(weights)(right)
-    torch.testing.assert_close(product, expected.T @ (weights * (expected @ right)), rtol=1e-11, atol=1e-9)
+    for product in (conditional.gram(right, weights), conditional.gram_of(weights)(right)):
+        torch.testing.assert_close(product, expected.T @ (weights * (expected @ right)), rtol=1e-11, atol=1e-9)
 
 
 def test_products_in_float32_are_as_good_as_float32():

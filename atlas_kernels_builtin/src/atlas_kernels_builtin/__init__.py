@@ -4,7 +4,7 @@ from atlas_kernels_builtin.approximate.low_rank import LowRankOperator
 from atlas_kernels_builtin.approximate.nystroem import Nystroem
 from atlas_kernels_builtin.approximate.positive_rff import PositiveRff
 from atlas_kernels_builtin.approximate.rff import Rff
-from atlas_kernels_builtin.exact.streaming import StreamingOperator, operator_of
+from atlas_kernels_builtin.exact.streaming import StreamingOperator
 from atlas_kernels_builtin.kernels.cauchy import Cauchy, InverseMultiquadric
 from atlas_kernels_builtin.kernels.energy import Energy
 from atlas_kernels_builtin.kernels.gaussian import Gaussian
@@ -13,6 +13,7 @@ from atlas_kernels_builtin.kernels.matern import Matern
 from atlas_kernels_builtin.kernels.products import Product, Scaled
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
 from atlas_kernels_builtin.kernels.sums import Mixture, Sum
+from atlas_kernels_builtin.operators import operator_of
 
 __all__ = [
     "Cauchy",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Estimate, Kernel
+from atlas_kernels_builtin.exact.accuracy import coarse_dtype
 from atlas_kernels_builtin.exact.checks import flatten_vector
 from atlas_kernels_builtin.exact.estimate import rounding_error
 from atlas_kernels_builtin.exact.stored import (
@@ -15,13 +16,13 @@ from atlas_kernels_builtin.exact.stored import (
     Stored,
     build_dense,
     build_sparse,
+    change_of,
     kept_share,
+    power_of,
     rescale,
 )
 from atlas_kernels_builtin.exact.streaming import StreamingOperator, stream
 
-FLOAT32_ACCURACY = 1e-6
-"""Relative error of entries that are computed in float32 throughout."""
 RESCALE_FROM = 32
 """Dimension from which multiplying stored entries is faster than forming distances anew."""
 RESCALE_TIMES = 8
@@ -234,10 +235,8 @@ class DenseOperator:
         return store.stored
 
     def _build(self, store: Store) -> Stored:
-        coarse = self.accuracy is not None and self.accuracy >= FLOAT32_ACCURACY
-        exponents = self.source.exponents(
-            dtype=torch.float32 if coarse else None, accuracy=self.accuracy if coarse else None
-        )
+        dtype = coarse_dtype(self.accuracy)
+        exponents = self.source.exponents(dtype=dtype, accuracy=None if dtype is None else self.accuracy)
         count, (n, m) = self.source.x.shape[0], self.shape
         if self.sparse and self.drop > 0 and count == 1 and kept_share(exponents, self.drop) < SPARSE_BELOW:
             store.clear()
@@ -252,21 +251,20 @@ class DenseOperator:
         """The entries in memory, to the power ε_old / ε_new, times what else l and r have changed by, if faster."""
         old, new = store.source, self.source
         if (
-            self.accuracy is None
-            or self.accuracy < FLOAT32_ACCURACY
+            coarse_dtype(self.accuracy) is None
             or old is None
             or store.stored is None
             or store.rescaled >= RESCALE_TIMES
             or not isinstance(store.stored.matrix, DenseMatrix)
             or store.stored.matrix.entries.dtype != self.storage
             or old.points is not new.points
-            or (power := _power(old.flat_epsilon, new.flat_epsilon)) is None
+            or (power := power_of(old.flat_epsilon, new.flat_epsilon)) is None
             or power * store.power > RAISE_LIMIT
             or new.x.flatten(2).shape[2] < (RESCALE_FROM if power == 1 else RAISE_FROM)
         ):
             return None
         scalings = ((old.log_left, new.log_left), (old.log_right, new.log_right))
-        changes = [_change(None if before is None else power * before, after) for before, after in scalings]
+        changes = [change_of(None if before is None else power * before, after) for before, after in scalings]
         left, right = (new.x.new_zeros(1, 1) if change is None else change for change in changes)
         # What had underflowed has, raised to a power, even further to come back.
         if not float(left.abs().amax() + right.abs().amax()) < RESCALE_RANGE * power:
@@ -276,23 +274,6 @@ class DenseOperator:
         store.power *= power
         entries = self.source.block_bytes // self.storage.itemsize
         return rescale(store.stored, left, right, entries, power.bit_length() - 1)
-
-
-def _power(old: float | Tensor, new: float | Tensor) -> int | None:
-    """ε_old / ε_new if that is 1, 2, 4, …, the same for all problems; None for another ratio."""
-    if old is new:
-        return 1
-    before, after = (torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in (old, new))
-    ratio = before / after
-    power = round(float(ratio.flatten()[0]))
-    alike = bool(((ratio - power).abs() < 1e-9 * power).all())
-    return power if alike and power > 0 and power & (power - 1) == 0 else None
-
-
-def _change(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    if old is None:
-        return new
-    return -old if new is None else torch.where(new == old, 0.0, new - old)  # −inf, a row switched off, stays
 
 
 def dense_operator(

@@ -229,3 +229,21 @@ class _Sums:
         """The same of single entries of the first problem, at rows of the tile and columns of the matrix."""
         self.rows[0, tile.rows].index_add_(0, rows, values)
         self.columns[0].index_add_(0, columns, values)
+
+
+def power_of(old: float | Tensor, new: float | Tensor) -> int | None:
+    """ε_old / ε_new if that is 1, 2, 4, …, the same for all problems; None for another ratio."""
+    if old is new:
+        return 1
+    before, after = (torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in (old, new))
+    ratio = before / after
+    power = round(float(ratio.flatten()[0]))
+    alike = bool(((ratio - power).abs() < 1e-9 * power).all())
+    return power if alike and power > 0 and power & (power - 1) == 0 else None
+
+
+def change_of(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    """new − old, 0 where None, as it is the logarithm of a scaling."""
+    if old is None:
+        return new
+    return -old if new is None else torch.where(new == old, 0.0, new - old)  # −inf, a row switched off, stays

@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from atlas_core.contracts import Estimate, Kernel, KernelOperator
+from atlas_core.contracts import Estimate, Kernel
 from atlas_kernels_builtin.exact import passes
+from atlas_kernels_builtin.exact.accuracy import ROUNDED, coarse_dtype
 from atlas_kernels_builtin.exact.attached import AttachedProducts
 from atlas_kernels_builtin.exact.blocks import Blocks, Exponents
 from atlas_kernels_builtin.exact.checks import check_epsilon, check_range, common_batch, flatten_vector
@@ -19,39 +20,9 @@ from atlas_kernels_builtin.exact.engines import engine_of, fused_log_sum, fused_
 from atlas_kernels_builtin.exact.estimate import rounding_error
 from atlas_kernels_builtin.exact.points import Points
 from atlas_kernels_builtin.exact.tiles import Tile
-from atlas_kernels_builtin.keeping.cache import active_cache
-
-FLOAT32_ACCURACY = 1e-6
-"""Relative error of entries that are computed in float32 throughout."""
-ROUNDED = 1e-4
-"""The same of entries of products that are rounded to a narrower `storage` than the points have."""
 
 MOST_BLOCKS = 16
 """Blocks that a band of rows may take that is kept for a second product."""
-
-
-def operator_of(kernel: Kernel, x: Tensor, y: Tensor, *, epsilon: float | Tensor = 1.0) -> KernelOperator:
-    """Return the linear operator K_ij = k(x_i, y_j)^(1/ε) of x (*batch, n, *item) and y (*batch, m, *item).
-
-    The kernel's own `operator` if it has one, else `exact_operator`: stored where memory allows, streamed where not.
-    Inside an `operator_cache` block, one that is kept. `epsilon` is a number or one a problem, (*batch,). Raises
-    ValueError for points that do not fit together, and for a signed kernel with ε ≠ 1.
-    """
-    cache = active_cache()
-    return _make(kernel, x, y, epsilon) if cache is None else cache.operator(kernel, x, y, epsilon, _make)
-
-
-def _make(kernel: Kernel, x: Tensor, y: Tensor, epsilon: float | Tensor) -> KernelOperator:
-    from atlas_kernels_builtin.exact.exact_operator import exact_operator  # which needs the operator of this module
-
-    fitted = getattr(kernel, "fitted", None)
-    if fitted is not None:
-        kernel = fitted(x, y)
-    own = getattr(kernel, "operator", None)
-    if own is not None:
-        made: KernelOperator = own(x, y, epsilon=epsilon)
-        return made
-    return exact_operator(kernel, x, y, epsilon=epsilon)
 
 
 def stream(
@@ -228,7 +199,7 @@ class StreamingOperator:
             ones = [torch.ones(*self.batch_shape, size, dtype=self.dtype, device=self.device) for size in self.shape]
             return self.matvec(ones[1]), self.rmatvec(ones[0])
         with torch.no_grad():
-            exponents = self.exponents(dtype=self._coarse, accuracy=self.accuracy)
+            exponents = self.exponents(dtype=coarse_dtype(self.accuracy), accuracy=self.accuracy)
             rows, columns = passes.sums(exponents, self.tiles(exponents), self.x)
         return self._shaped(rows), self._shaped(columns)
 
@@ -322,11 +293,6 @@ class StreamingOperator:
         return passes.product(exponents, self.tiles(exponents), vectors.to(exponents.like), transpose=transpose)
 
     @property
-    def _coarse(self) -> torch.dtype | None:
-        """The dtype of sums that need not be exact."""
-        return torch.float32 if self.accuracy is not None and self.accuracy >= FLOAT32_ACCURACY else None
-
-    @property
     def _of_products(self) -> Exponents:
         """Entries as products take them: what is rounded to less than the points are need not be made exactly."""
         rounded = self.storage not in (None, self.dtype)
@@ -341,7 +307,7 @@ class StreamingOperator:
             if self.engine == "triton":
                 return self._shaped(fused_log_sum(self, flat, transpose=transpose))
             more = {"log_left": flat} if transpose else {"log_right": flat}
-            exponents = self.exponents(dtype=self._coarse, accuracy=self.accuracy, **more)
+            exponents = self.exponents(dtype=coarse_dtype(self.accuracy), accuracy=self.accuracy, **more)
             out = passes.log_sum(exponents, self.tiles(exponents), over_rows=transpose)
             return self._shaped(out.to(self.dtype))
 

@@ -85,8 +85,12 @@ class ScaledSeparable:
             out = stage.apply_transposed(out.reshape(*lead, -1, stage.weights[0].shape[-2]))
         return columns_last(out.reshape(*lead, -1), single).to(u.dtype)
 
-    def gram(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """v -> Eᵀ diag(weights) E v of these entries E, weights (*batch, N): for many v (*batch, M), as in a solver."""
+    def gram(self, v: Tensor, weights: Tensor) -> Tensor:
+        """Eᵀ diag(weights) E v of these entries E: (*batch, M), (*batch, N) -> (*batch, M)."""
+        return self.gram_of(weights)(v)
+
+    def gram_of(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """v -> gram(v, weights), with what the weights alone determine made once for many v, as in a solver."""
         stages, shape = self.contraction.stages, self.contraction.top.shape
         middle = self._scale.square().mul_(weights.to(self.storage).reshape(shape))
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from atlas_core import component
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.keeping.cache import OperatorCache
 from atlas_kernels_builtin.kernels.parts import fit
 from atlas_kernels_builtin.kernels.wrapping import SamePairs
+from atlas_kernels_builtin.operators import operator_of
 
 
 @attrs.frozen

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from atlas_core import component
 from atlas_core.contracts import Estimate, Kernel, KernelOperator
-from atlas_kernels_builtin.exact.streaming import operator_of
 from atlas_kernels_builtin.keeping.content import content_key
 from atlas_kernels_builtin.kernels.parts import fit
 from atlas_kernels_builtin.kernels.wrapping import SamePairs
+from atlas_kernels_builtin.operators import operator_of
 from atlas_kernels_builtin.ranks.collectives import SharedInput, total, total_logsumexp
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from atlas_kernels_builtin.exact.streaming import operator_of
+from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import attrs
 import torch
@@ -16,6 +17,8 @@ PROBED_ROWS = 16
 """Rows that tell the order of magnitude of the costs."""
 LEAST_UNITS = 4
 """Roundings of the mean cost that ε must be above."""
+SLACK_UNITS, MOST_SLACK = 1e3, 1e-2
+"""By how much masses may differ: in roundings of the weights' own dtype, and at most, as a share of the mass."""
 
 
 @attrs.frozen(eq=False)
@@ -101,16 +104,42 @@ def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, 
     """
     check_positive(operator.positive)
     n, m = operator.shape
+    own = [None if weights is None else getattr(weights, "dtype", None) for weights in (a, b)]
     a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
-    masses = a.sum(-1), b.sum(-1)
-    difference = (masses[0] - masses[1]).abs()
-    if balanced and (difference > 1e3 * torch.finfo(a.dtype).eps * masses[0]).any():
-        raise ValueError(
-            f"a has mass {_first(masses[0], difference)} and b {_first(masses[1], difference)}, and balanced transport "
-            "moves all of it: divide each by its sum, or use `sinkhorn-unbalanced`"
-        )
+    if balanced:
+        a, b = equal_masses(a, b, own)
     epsilon = torch.as_tensor(operator.epsilon, dtype=operator.dtype, device=operator.device)
     return Problem(operator, a, b, epsilon)
+
+
+def mass_slack(dtype: torch.dtype, own: Sequence[torch.dtype | None] = ()) -> float:
+    """Share of the mass by which masses that were meant to be equal differ, summed in `dtype` from weights of `own`.
+
+    Weights were divided by their sum before they got here, in a dtype that may have been coarser.
+    """
+    coarsest = max(torch.finfo(each).eps for each in (dtype, *own) if each is not None and each.is_floating_point)
+    return min(SLACK_UNITS * coarsest, MOST_SLACK)
+
+
+def equal_masses(a: Tensor, b: Tensor, own: Sequence[torch.dtype | None]) -> tuple[Tensor, Tensor]:
+    """Weights of one dtype, (*batch, n) and (*batch, m); `own` are the dtypes that they came in, None for one's own.
+
+    Where those are coarser, what rounding made of the masses is taken back: b, or a where it alone is coarse, is scaled
+    to the other's mass. Raises ValueError where the masses differ by more than rounding.
+    """
+    masses = a.sum(-1), b.sum(-1)
+    difference = (masses[0] - masses[1]).abs().detach()
+    if (difference > mass_slack(a.dtype, own) * masses[0]).any():
+        raise ValueError(
+            f"a has mass {_first(masses[0], difference)} and b {_first(masses[1], difference)}, which differ by "
+            f"{float(difference.max()):.2g}, and balanced transport moves all of it: divide each by its sum, or use "
+            "`sinkhorn-unbalanced`"
+        )
+    coarse = [mass_slack(a.dtype, [each]) > mass_slack(a.dtype) for each in own]
+    ratio = (masses[0] / masses[1]).detach()[..., None]
+    if coarse[1]:
+        return a, b * ratio
+    return (a / ratio, b) if coarse[0] else (a, b)
 
 
 def check_positive(positive: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import attrs
 import torch
 from atlas_kernels_builtin.exact.checks import common_batch
-from atlas_kernels_builtin.exact.streaming import operator_of, stream
+from atlas_kernels_builtin.exact.streaming import stream
 from atlas_kernels_builtin.kernels.parts import fit
+from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core import component

@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn
 
 import attrs
 import torch
-from atlas_kernels_builtin.exact.streaming import operator_of
+from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator

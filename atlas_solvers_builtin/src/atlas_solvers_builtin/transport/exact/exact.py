@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 from atlas_kernels_builtin.exact.exact_operator import free_memory
-from atlas_kernels_builtin.exact.streaming import operator_of
+from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator

@@ -52,7 +52,7 @@ class State:
 
     @functools.cached_property
     def _gram(self) -> Callable[[Tensor], Tensor]:
-        return self.conditional.gram(self.level.a)
+        return self.conditional.gram_of(self.level.a)
 
     def hessian(self, z: Tensor) -> Tensor:
         """S z."""
