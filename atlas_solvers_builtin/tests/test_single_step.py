@@ -14,13 +14,14 @@ from atlas_solvers_builtin.processes.edm import EDM
 from atlas_solvers_builtin.samplers.dpm_2 import DPM2
 from atlas_solvers_builtin.samplers.dpmpp_2s import DPMpp2S
 from atlas_solvers_builtin.samplers.euler import Euler
+from atlas_solvers_builtin.samplers.heun import Heun
 from atlas_solvers_builtin.samplers.multistep import Multistep
 
 from atlas_core.engine.sampling import drain
 
 F64 = torch.float64
 ANY = 1.0
-BOTH = pytest.mark.parametrize("sampler", [DPM2, DPMpp2S])
+EACH = pytest.mark.parametrize("sampler", [DPM2, DPMpp2S, Heun])
 
 
 def start(process, rows=32):
@@ -46,6 +47,31 @@ def dpmpp_2s(denoiser, x, sigma, after):
     return math.exp(-h) * x - math.expm1(-h) * denoiser(x_2, time_of(sigma * math.exp(-h / 2)))
 
 
+def test_heun_averages_the_data_predicted_at_both_ends_of_a_pair(exact_denoiser, mixture):
+    # The trapezoidal rule in x/σ as a function of 1/σ, in which the ODE is d(x/σ) = x̂₀ d(1/σ): independent of λ.
+    process = EDM()
+    denoiser, x = exact_denoiser(process, mixture), start(process)
+    levels = torch.logspace(math.log10(80), -2, 9, dtype=F64).tolist()
+    expected = x
+    for sigma, after in pairwise(levels[::2]):
+        first = denoiser(expected, time_of(sigma))
+        ahead = after * (expected / sigma + first * (1 / after - 1 / sigma))
+        mean = (first + denoiser(ahead, time_of(after))) / 2
+        expected = after * (expected / sigma + mean * (1 / after - 1 / sigma))
+    times = torch.cat([torch.stack([time_of(level) for level in levels]), torch.zeros(1, dtype=F64)])
+    times[0] = 1.0
+    walked = list(Heun(reach=ANY).steps(denoiser, x, times))
+    torch.testing.assert_close(walked[-2].x, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_heun_over_long_pairs_is_euler(steps, exact_denoiser, mixture):
+    process = EDM()
+    denoiser, x, times = exact_denoiser(process, mixture), start(process), LogisticLogSNR().times(process, steps)
+    ends = [drain(sampler.steps(denoiser, x, times)) for sampler in (Heun(), Euler())]
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("sampler", "rule"), [(DPM2, dpm_2), (DPMpp2S, dpmpp_2s)])
 @pytest.mark.parametrize("pairs", [True, False])
 def test_the_rule_is_the_published_one(sampler, rule, pairs, exact_denoiser, mixture):
@@ -68,7 +94,7 @@ def test_the_rule_is_the_published_one(sampler, rule, pairs, exact_denoiser, mix
     assert len(steps) == len(times) - 1
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("pairs", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
 def test_calls_are_those_promised_and_steps_those_of_the_grid(sampler, pairs, steps, process, exact_denoiser, mixture):
@@ -91,7 +117,7 @@ def test_calls_are_those_promised_and_steps_those_of_the_grid(sampler, pairs, st
     assert all(bool(step.x.isfinite().all()) for step in walked)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("pairs", [True, False])
 def test_error_falls_with_order_two_on_a_mixture(sampler, pairs, process, exact_denoiser, mixture, flow):
     at_start, exact = flow
@@ -109,7 +135,7 @@ def test_error_falls_with_order_two_on_a_mixture(sampler, pairs, process, exact_
     assert slope == pytest.approx(2, abs=0.3), f"errors {errors}"
 
 
-@BOTH
+@EACH
 def test_at_no_number_of_calls_is_it_worse_than_euler(sampler, exact_denoiser, mixture):
     process, grid = EDM(), LogisticLogSNR()
     denoiser, x = exact_denoiser(process, mixture), start(process, 256)
@@ -125,7 +151,7 @@ def test_at_no_number_of_calls_is_it_worse_than_euler(sampler, exact_denoiser, m
 
 
 @pytest.mark.parametrize("setting", ["reach", "pairs"])
-@BOTH
+@EACH
 def test_every_setting_changes_the_samples(sampler, setting, exact_denoiser, mixture):
     process = EDM()
     times = LogisticLogSNR().times(process, 9)

@@ -22,7 +22,7 @@ from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.sampling import drain
 
 F64 = torch.float64
-ORDER = {"euler": (Euler(), 1), "heun": (Heun(), 2), "dpmpp-2m": (DPMpp2M(), 2)}
+ORDER = {"euler": (Euler(), 1), "heun": (Heun(pairs=False), 2), "dpmpp-2m": (DPMpp2M(), 2)}
 
 
 def number(value):

@@ -56,7 +56,8 @@ def copy(digits_run: Path, tmp_path: Path) -> Path:
 
 def test_an_evaluation_with_overrides_stands_beside_the_runs_own(copy: Path, cli) -> None:
     own = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    change = ["sampler.use=heun", "sampling.nfe=5", "evaluate.count=40", "evaluate.metrics=[{use='frechet-distance'}]"]
+    heun = ["sampler.use=heun", "sampler.pairs=false"]
+    change = [*heun, "sampling.nfe=5", "evaluate.count=40", "evaluate.metrics=[{use='frechet-distance'}]"]
     for number in (1, 2):
         code, out, err = cli("evaluate", copy, *change, "-q")
         assert code == 0, err
@@ -72,7 +73,7 @@ def test_an_evaluation_with_overrides_stands_beside_the_runs_own(copy: Path, cli
         assert word in parts, word
     for word in ("multistep", "two-sample"):
         assert word not in parts, word
-    assert "Evaluated with sampler.use=heun, sampling.nfe=5" in page
+    assert "Evaluated with sampler.use=heun, sampler.pairs=false, sampling.nfe=5" in page
     assert set(json.loads((folder / "timings.json").read_text())) == {"sampling", "evaluation"}
     assert "3 steps, 5 NFE" in json.loads((folder / "active.json").read_text())["sampling"]["active"]
     before = page
@@ -201,10 +202,17 @@ def test_samples_are_images_in_range_and_the_batch_does_not_matter(digits_run: P
 
 
 @pytest.mark.parametrize(
-    ("sampler", "nfe", "steps"), [("heun", 9, 5), ("euler", 9, 9), ("ddpm-ancestral", 9, 9), ("dpmpp-2m", 9, 9)]
+    ("sampler", "nfe", "steps"),
+    [
+        ("heun, sampler.pairs=false", 9, 5),
+        ("heun", 9, 9),
+        ("euler", 9, 9),
+        ("ddpm-ancestral", 9, 9),
+        ("dpmpp-2m", 9, 9),
+    ],
 )
 def test_equal_nfe_means_equal_calls_of_the_network(digits_run: Path, sampler: str, nfe: int, steps: int) -> None:
-    model = atlas_core.load(digits_run, [f"sampler.use={sampler}", f"sampling.nfe={nfe}"])
+    model = atlas_core.load(digits_run, [*f"sampler.use={sampler}".split(", "), f"sampling.nfe={nfe}"])
     calls = 0
 
     def count(*_: object) -> None:

@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor
 
 from atlas_core.contracts import Denoiser, NoiseSource, Step
-from atlas_solvers_builtin.samplers.single_step import pairs_field, reach_field, take
+from atlas_solvers_builtin.samplers.single_step import REACH_OF_DATA, pairs_field, reach_field, take
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class DPMpp2S:
     accepts = frozenset({"denoiser"})
     stochastic = False
 
-    reach: float = reach_field()
+    reach: float = reach_field(REACH_OF_DATA)
     pairs: bool = pairs_field(default=True)
 
     def nfe(self, steps: int) -> int:
