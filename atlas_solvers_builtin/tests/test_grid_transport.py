@@ -6,6 +6,7 @@ import itertools
 import math
 import pickle
 
+import attrs
 import numpy as np
 import ot
 import pytest
@@ -70,6 +71,18 @@ def test_is_the_plan_of_pot(kernel):
         grid.points(), grid.points(), a=a.flatten(), b=b.flatten()
     )
     assert float(plan.value) == pytest.approx(float(general.value), rel=1e-9)
+
+
+def test_the_general_solver_takes_the_operator_of_a_grid_through_its_newton_steps():
+    torch.manual_seed(0)
+    grid, (a, b) = Grid((12, 9), kernel=Gaussian(0.7)), torch.rand(2, 108, dtype=F64).softmax(-1)
+    solver = Sinkhorn(epsilon=0.002, tolerance=1e-11)
+    plan = solver.solve_operator(grid.operator(like=a.reshape(12, 9), epsilon=0.002), a=a, b=b)
+    points = grid.points()
+    dense = attrs.evolve(solver, kernel=grid.kernel).solve(points, points, a=a, b=b)
+    assert plan.status == dense.status == ("converged",)
+    torch.testing.assert_close(plan.plan(), dense.plan(), rtol=0, atol=1e-11)
+    torch.testing.assert_close(plan.value, dense.value, rtol=1e-10, atol=0)
 
 
 def test_gaussians_have_the_cross_covariance_of_the_closed_form():
