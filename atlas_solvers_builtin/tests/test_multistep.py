@@ -14,6 +14,7 @@ from atlas_solvers_builtin.grids.logistic_log_snr import LogisticLogSNR
 from atlas_solvers_builtin.processes.edm import EDM
 from atlas_solvers_builtin.processes.rectified_flow import RectifiedFlow
 from atlas_solvers_builtin.processes.vp_linear import VPLinear
+from atlas_solvers_builtin.samplers import multistep_plan
 from atlas_solvers_builtin.samplers.deis import DEIS
 from atlas_solvers_builtin.samplers.dpmpp_2m import DPMpp2M
 from atlas_solvers_builtin.samplers.dpmpp_3m import DPMpp3M
@@ -306,6 +307,31 @@ def test_a_plan_is_numbers_alone(process):
         for step in sampler.plan(process, Karras().times(process, 6)):
             numbers = [*step.predict, *step.correct, *(step.remember or ())]
             assert all(type(number) is float and math.isfinite(number) for number in numbers)
+
+
+@pytest.mark.parametrize("sampler", [Multistep(), UniPC()], ids=["multistep", "unipc"])
+def test_a_plan_is_made_once_for_all_batches_and_anew_for_other_numbers(sampler, monkeypatch):
+    class Changing:
+        """A process that hashes by identity, and whose numbers change all the same."""
+
+        def __init__(self):
+            self.kept = EDM()
+
+        def __getattr__(self, name):
+            return getattr(self.kept, name)
+
+    process, times, made = Changing(), torch.linspace(0.9, 0.1, 6, dtype=F64), []
+    honest = multistep_plan.step_shares
+    monkeypatch.setattr(multistep_plan, "step_shares", lambda *a, **k: (made.append(a), honest(*a, **k))[1])
+    first = sampler.plan(process, times)
+    first.pop()  # the caller's own list
+    assert sampler.plan(process, times.clone()) == sampler.plan(EDM(), times)
+    assert len(made) <= 1
+    process.kept = RectifiedFlow()
+    assert sampler.plan(process, times) == sampler.plan(RectifiedFlow(), times) != sampler.plan(EDM(), times)
+    assert len(sampler.plan(EDM(), times)) == 5
+    made.clear()
+    assert attrs.evolve(sampler, order=2).plan(EDM(), times) != sampler.plan(EDM(), times)
 
 
 def test_grids_beyond_the_noise_of_float32_stay_finite(exact_denoiser, mixture):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from torch import Tensor
@@ -18,6 +19,7 @@ RelativeRule = Callable[[Sequence[float], float], tuple[float, ...]]
 """The same of a rule that only knows distances: (u_j = λ_t − λ_j; the step's h)."""
 
 
+@lru_cache(maxsize=32)  # one rule, one object: plans are kept by it
 def relative(rule: RelativeRule) -> Rule:
     """Turn a rule on distances from the end of a step into one on λ."""
     return lambda known, now, after: rule([after - one for one in known], after - now)
@@ -68,17 +70,30 @@ def multistep_plan(
 
     With `corrector` each step is taken again once the prediction at its end is known.
     """
-    lambdas = half_log_snr(process, times)
-    steps = list(zip(*(c.tolist() for c in process.ode_step(times[:-1], times[1:])), strict=True))
+    lambdas = tuple(half_log_snr(process, times))
+    steps = tuple(zip(*(c.tolist() for c in process.ode_step(times[:-1], times[1:])), strict=True))
+    return list(_plan(lambdas, steps, order=order, rule=rule, corrector=corrector, reach=reach, ramp_down=ramp_down))
 
+
+@lru_cache(maxsize=64)  # of numbers alone, so nothing that changes can make it stale; batches have one grid
+def _plan(
+    lambdas: tuple[float, ...],
+    steps: tuple[tuple[float, float], ...],
+    *,
+    order: int,
+    rule: Rule,
+    corrector: bool,
+    reach: float,
+    ramp_down: bool,
+) -> tuple[StepWeights, ...]:
     def weights(shares: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
         return [(keep, *(pull * c for c in of)) if of else () for (keep, pull), of in zip(steps, shares, strict=True)]
 
     predict = weights(step_shares(lambdas, order=order, rule=rule, reach=reach, ramp_down=ramp_down))
     if not corrector:
-        return [StepWeights(of) for of in predict]
+        return tuple(StepWeights(of) for of in predict)
     correct = weights(corrected_shares(lambdas, order=order, rule=rule, reach=reach, ramp_down=ramp_down))
-    return [StepWeights(of, before) for of, before in zip(predict, [(), *correct[:-1]], strict=True)]
+    return tuple(StepWeights(of, before) for of, before in zip(predict, [(), *correct[:-1]], strict=True))
 
 
 def _shares(

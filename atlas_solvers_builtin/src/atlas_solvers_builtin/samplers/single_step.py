@@ -109,10 +109,8 @@ def integrate(denoiser: Denoiser, x: Tensor, times: Tensor, plan: Sequence[Pair]
     look: tuple[Tensor, float, float] | None = None
     for index, (s, pair) in enumerate(zip(times[:-1], plan, strict=True)):
         if whole is not None:
-            if look is None:
-                x0 = denoiser(x, s)
-            else:
-                x0 = denoiser(torch.add(start * look[1], first, alpha=look[2]), look[0])
+            at, when = (x, s) if look is None else (torch.add(start * look[1], first, alpha=look[2]), look[0])
+            x0 = denoiser(at, when)
             x = torch.add(torch.add(start * whole[0], first, alpha=whole[1]), x0, alpha=whole[2])
             whole = None
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import attrs
 from attrs.validators import and_, ge, in_, le
@@ -55,6 +56,7 @@ class UniPC:
         return integrate(denoiser, x, times, self.plan(denoiser.process, times))
 
 
+@lru_cache(maxsize=2)
 def _first_orders_by(variant: str) -> RelativeRule:
     def rule(nodes: Sequence[float], span: float) -> tuple[float, ...]:
         if len(nodes) > 2:
