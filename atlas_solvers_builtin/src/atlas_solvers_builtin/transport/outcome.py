@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atlas_core.contracts import Kernel
 from atlas_solvers_builtin.transport.problem import Problem
+from atlas_solvers_builtin.transport.returned import errors_of, returned
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 
 SAFE_DIGITS = 8
@@ -107,21 +108,15 @@ def plan_of(
     """The solution of a problem, which may have a graph, at the potentials of an iteration."""
     problem = attached.detach()
     with torch.no_grad():
-        f, g = problem.balanced(outcome.f, outcome.g)
-        # A point without weight has no say in the iteration; its potential is the c-transform.
-        if not bool((problem.a > 0).all()):
-            f = torch.where(problem.a > 0, f, problem.c_transform(g))
-        if not bool((problem.b > 0).all()):
-            g = torch.where(problem.b > 0, g, problem.c_transform_transposed(f))
-    rows, columns = outcome.marginals
-    row_error, column_error = (rows - problem.a).abs().sum(-1), (columns - problem.b).abs().sum(-1)
+        f, g, (rows, columns), products = returned(problem, outcome.f, outcome.g, outcome.marginals)
+    row_error, column_error = errors_of(problem, (rows, columns))
     error = torch.maximum(row_error, column_error)
     relative = (error / problem.mass).flatten().tolist()
     status = tuple(_final(s, e, tolerance) for s, e in zip(outcome.reasons, relative, strict=True))
     return EntropicPlan(
         f=f,
         g=g,
-        value=_value(attached, f, g, outcome.marginals),
+        value=_value(attached, f, g, (rows, columns)),
         marginals=(rows, columns),
         marginal_error=error,
         marginal_errors=(row_error, column_error),
@@ -129,7 +124,7 @@ def plan_of(
         status=status,
         converged=torch.tensor([s == "converged" for s in status], device=f.device).reshape(error.shape),
         iterations=outcome.iterations,
-        matvecs=outcome.matvecs,
+        matvecs=outcome.matvecs + products,
         history=outcome.history,
         seconds=meter.seconds,
         peak_bytes=meter.peak_bytes,

@@ -84,6 +84,8 @@ def _coarse_round(problem: Problem, ladder: Ladder, pace: Pace, progress: Progre
 def _exact_round(problem: Problem, pace: Pace, progress: Progress, ladder: Ladder) -> None:
     """At the problems' own ε: measure, keep the best, and improve on it."""
     running = progress.running
+    # As they are returned: to move the constant later would round them once more.
+    progress.f, progress.g = problem.balanced(progress.f, progress.g)
     plan = around(problem, progress.f, progress.g, storage=pace.storage, drop=DROPPED * pace.tolerance)
     progress.builds += 1
     if _rescued(problem, plan, progress, running):
@@ -126,8 +128,9 @@ def _judge(progress: Progress, plan: Around, error: Tensor, running: Tensor, pac
     progress.patience = torch.where(error < 0.98 * progress.best, 0, progress.patience + (running & (error < CLOSE)))
     _keep(progress, error, plan.rows, plan.columns, better)
     now = torch.where(progress.patience >= PATIENCE, STALLED, RUNNING)
-    now = torch.where(progress.spent >= pace.max_iterations, MAX_ITERATIONS, now)
     now = torch.where(error.isfinite(), now, NON_FINITE)
+    # Potentials of a larger ε may overflow here: that is to be out of iterations, not of numbers.
+    now = torch.where(progress.spent >= pace.max_iterations, MAX_ITERATIONS, now)
     now = torch.where(error <= pace.tolerance, CONVERGED, now)
     progress.reason = torch.where(running, now, progress.reason)
 
