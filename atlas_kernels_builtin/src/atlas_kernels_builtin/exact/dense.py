@@ -74,6 +74,7 @@ class DenseOperator:
     """
 
     absorbs = True
+    wide_scalings = True
 
     source: StreamingOperator
     storage: torch.dtype

@@ -64,6 +64,7 @@ class StreamingOperator:
     """
 
     absorbs = True
+    wide_scalings = True
 
     kernel: Kernel
     x: Tensor

@@ -68,6 +68,16 @@ class Problem:
         """log b + g / ε, −inf where the weight is 0."""
         return self.log_b + self.over(g)
 
+    def scalings(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """log a + f / ε and log b + g / ε, for `scaled`; in float64 where the operator takes that (`wide_scalings`).
+
+        f / ε is large: to round it to float32 is a relative error of all entries of a row.
+        """
+        if self.operator.dtype == torch.float64 or not getattr(self.operator, "wide_scalings", False):
+            return self.left(f), self.right(g)
+        epsilon = torch.as_tensor(self.operator.epsilon, dtype=torch.float64, device=f.device)[..., None]
+        return self.a.double().log() + f.double() / epsilon, self.b.double().log() + g.double() / epsilon
+
     def balanced(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Move a constant from f to g, which changes no plan, so that ⟨a, f⟩ = ⟨b, g⟩."""
         shift = (((self.a * f).sum(-1) - (self.b * g).sum(-1)) / (2 * self.mass))[..., None]

@@ -61,7 +61,8 @@ def around(
     operator, (n, m), mass = problem.operator, problem.operator.shape, problem.mass[..., None]
     if not operator.absorbs:
         return _in_logarithms(problem, f, g)
-    left, right = problem.left(f) + (n / mass).log(), problem.right(g) + math.log(m)
+    left, right = problem.scalings(f, g)
+    left, right = left + (n / mass.to(left)).log(), right + math.log(m)
     more: dict[str, Any] = {"accuracy": accuracy} if accuracy is not None and takes_accuracy(operator) else {}
     # Entries hold the weights: what is small for a light point must not be dropped, or nothing is left of it.
     lightest = [torch.where(w > 0, w, torch.inf).amin() / w.amax() for w in (problem.a, problem.b)]
