@@ -29,7 +29,7 @@ from torch import Tensor
 
 from atlas_core import build
 from atlas_core.config.sections import TrainConfig
-from atlas_core.contracts import Batch
+from atlas_core.contracts import Batch, Sampler
 from atlas_core.engine.checkpoint import open_checkpoint
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.evaluation import whole
@@ -120,11 +120,12 @@ class Experiment:
         start = CounterNoise.from_seeds(range(SAMPLES)).normal("prior", 0, like)
         denoiser = NetworkDenoiser(self.network)
 
-        def path(sampler: str, steps: int) -> list[Tensor]:
+        def path(sampler: Sampler, steps: int) -> list[Tensor]:
             times = sampling_times(build("grid", "uniform"), self.process, self.network.parametrization, steps)
-            return [start, *(step.x for step in build("sampler", sampler).steps(denoiser, start, times))]
+            return [start, *(step.x for step in sampler.steps(denoiser, start, times))]
 
-        return path("heun", FINE), {steps: path("euler", steps)[-1] for steps in STEPS}
+        fine = path(build("sampler", "heun", pairs=False), FINE)
+        return fine, {steps: path(build("sampler", "euler"), steps)[-1] for steps in STEPS}
 
     def row(self, reference: Network) -> dict[str, Any]:
         variance = self.gradient_variance(reference)

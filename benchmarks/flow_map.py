@@ -111,7 +111,7 @@ def measure(name: str, dataset: Any, process: Any, exact: Tensor, options: Any) 
         row[f"rmse_{calls}"] = float((x - exact).square().mean().sqrt()) / dataset.spec.std
     row["teacher_20"] = float("nan")
     if not trains or "denoiser" in trains:
-        x = drawn(build("sampler", "heun"), denoiser, process, 20, "uniform", torch.float32)
+        x = drawn(build("sampler", "heun", pairs=False), denoiser, process, 20, "uniform", torch.float32)
         row["teacher_20"] = float((x - exact).square().mean().sqrt()) / dataset.spec.std
     return row
 
@@ -124,7 +124,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     dataset = build("dataset", "gaussian-mixture", components=5, width=0.25, train=50_000, seed=1)
     process = build("process", "rectified-flow")
-    exact = drawn(build("sampler", "heun"), Exact(dataset, process), process, FINE, "logistic-log-snr", torch.float64)
+    exact = drawn(
+        build("sampler", "heun", pairs=False), Exact(dataset, process), process, FINE, "logistic-log-snr", torch.float64
+    )
     rows = [measure(name, dataset, process, exact, options) for name in options.variants]
     report("flow_map", rows, threads=options.threads, as_json=options.json)
 

@@ -16,14 +16,14 @@ from atlas_solvers_builtin.samplers.reverse_sde import Path
 
 @attrs.frozen
 class EDMStochastic:
-    """`heun` with churn: before each step a little noise is added, and removed with the rest.
+    """`heun` as published, with churn: before each step a little noise is added, and removed with the rest.
 
     With ς = σ/α and y = x/α, in n steps: ς̂ = (1 + γ) ς, γ = min(churn/n, √2 − 1) where s_tmin ≤ ς ≤ s_tmax and else 0,
 
         ŷ = y + s_noise √(ς̂² − ς²) z,
 
-    then Heun's step of the probability-flow ODE from ς̂ to the next ς. churn = 0 is `heun`. No step starts above the
-    process's own largest noise, and pure noise (α = 0) is left as it is.
+    then Heun's step of the probability-flow ODE from ς̂ to the next ς. churn = 0 is `heun` with pairs = false. No
+    step starts above the process's own largest noise, and pure noise (α = 0) is left as it is.
     """
 
     paper = "Karras et al. 2022, alg. 2"
