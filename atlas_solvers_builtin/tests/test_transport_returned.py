@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -102,3 +103,43 @@ def test_what_float32_cannot_carry_stalls_and_float64_is_advised():
         plan = Sinkhorn(kernel=KERNEL, epsilon=1e-4, tolerance=1e-6).solve(X.float(), Y.float())
     assert plan.status == ("stalled",)
     assert true_error(plan, plan.kernel, X.float(), Y.float(), 1e-4) > 1e-6
+
+
+def said(solve, *args):
+    with pytest.warns(RuntimeWarning) as heard:
+        plan = solve(*args)
+    assert len(heard) == 1
+    return plan, str(heard[0].message)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 240.0])
+@pytest.mark.parametrize("method", ["newton", "sinkhorn", "log"])
+def test_no_epsilon_is_advised_for_what_float32_does_not_sum_to(epsilon, method):
+    solver = Sinkhorn(kernel=KERNEL, epsilon=epsilon, tolerance=1e-9, method=method)
+    plan, message = said(solver.solve, X.float(), Y.float())
+    assert plan.status == ("stalled",)
+    assert plan.iterations < 1000
+    assert not any(words in message for words in ("epsilon of at least", "larger epsilon"))
+    assert "the tolerance is below what float32 sums to, at any epsilon: use float64, or " in message
+    advised = float(message.split("a tolerance of ")[1].rstrip("."))
+    assert attrs.evolve(solver, tolerance=advised).solve(X.float(), Y.float()).status == ("converged",)
+
+
+def test_the_epsilon_that_is_advised_is_safe():
+    solver = Sinkhorn(kernel=KERNEL, epsilon=1e-3, tolerance=2e-6)
+    plan, message = said(solver.solve, X.float(), Y.float())
+    advised = float(message.split("an epsilon of at least ")[1].rstrip("."))
+    assert plan.status == ("stalled",)
+    assert advised < 100
+    assert attrs.evolve(solver, epsilon=advised).solve(X.float(), Y.float()).status == ("converged",)
+
+
+@pytest.mark.parametrize("acceleration", [{"relaxation": 1.8}, {"anderson": 3}])
+def test_what_keeps_an_iteration_from_converging_is_named(acceleration):
+    solver = Sinkhorn(kernel=KERNEL, epsilon=0.01, method="log", max_iterations=150, **acceleration)
+    short = attrs.evolve(solver, max_iterations=20) if "anderson" in acceleration else solver
+    plan, message = said(short.solve, X, Y)
+    assert not plan.converged
+    (name,) = acceleration
+    assert f"{name} = {acceleration[name]} may keep it from converging" in message
+    assert "a tolerance of" not in message

@@ -18,6 +18,8 @@ from atlas_solvers_builtin.transport.solution import EntropicPlan
 
 SAFE_DIGITS = 8
 """Rounding errors that a marginal is taken to gather, in units of the dtype's."""
+SUMS = 4
+"""Units of the dtype that sums are rounded by at any ε: no smaller tolerance can be counted on."""
 
 
 @attrs.define(eq=False)
@@ -74,32 +76,57 @@ def smallest_epsilon(problem: Problem, f: Tensor, g: Tensor, tolerance: float) -
     return SAFE_DIGITS * torch.finfo(problem.operator.dtype).eps * size / tolerance
 
 
-def warn(solution: EntropicPlan, *, tolerance: float, method: str, stacklevel: int) -> None:
-    """Say once what did not converge and what to try; nothing if all is well."""
+def warn(
+    solution: EntropicPlan, *, tolerance: float, method: str, stacklevel: int, accelerated: tuple[str, ...] = ()
+) -> None:
+    """Say once what did not converge and what to try; nothing if all is well.
+
+    `accelerated`: the settings that would have to go for an iteration that is sure to converge.
+    """
     if bool(solution.converged.all()):
         return
     count, total = int((~solution.converged).sum()), solution.converged.numel()
     problem = solution.problem
     worst = float((solution.marginal_error / problem.mass).max())
-    safe = float(smallest_epsilon(problem, solution.f, solution.g, tolerance).max())
     epsilon = float(solution.epsilon.min())
-    precision = "" if problem.operator.dtype == torch.float64 else "use float64, or "
     better = "" if method == "newton" else "method = 'newton', or "
     advice = {
         "non-finite": "a kernel that is zero everywhere in a row leaves nowhere to go: widen it",
-        "stalled": f"errors fall no further, by rounding or for points too far apart: {precision}"
-        f"a tolerance of {2 * worst:.1g}"
-        + (f", or an epsilon of at least {safe:.2g}" if safe > epsilon else ", or a larger epsilon"),
+        "stalled": _of_stalled(solution, tolerance, worst),
         "max-iterations": f"{better}raise max_iterations, or epsilon",
     }
+    safe = float(smallest_epsilon(problem, solution.f, solution.g, tolerance).max())
+    if accelerated and worst > 10 * max(tolerance, tolerance * safe / epsilon):  # more than rounding leaves
+        leave_out = f"{' and '.join(accelerated)} may keep it from converging: leave that out, or method = 'newton'"
+        advice |= dict.fromkeys(("non-finite", "stalled", "max-iterations"), leave_out)
     reasons = [reason for reason in advice if reason in solution.status]
+    said = dict.fromkeys(advice[reason] for reason in reasons)
     warnings.warn(
         f"sinkhorn: {count} of {total} problem(s) not solved ({', '.join(reasons)}) after {solution.iterations} "
         f"iterations: marginal error {worst:.1e}, tolerance {tolerance:.1e}, epsilon {epsilon:.3g}. "
-        f"Next: {'; '.join(advice[reason] for reason in reasons)}.",
+        f"Next: {'; '.join(said)}.",
         RuntimeWarning,
         stacklevel=stacklevel,
     )
+
+
+def _of_stalled(solution: EntropicPlan, tolerance: float, worst: float) -> str:
+    """What to do about errors that fall no further, `worst` of the mass."""
+    problem = solution.problem
+    dtype, within_reach = problem.operator.dtype, f"a tolerance of {2 * worst:.1g}"
+    precision = "" if dtype == torch.float64 else "use float64, or "
+    floor = SUMS * torch.finfo(dtype).eps
+    if tolerance < floor and worst < 10 * floor:
+        name = str(dtype).removeprefix("torch.")
+        return f"the tolerance is below what {name} sums to, at any epsilon: {precision}{within_reach}"
+    safe, epsilon = smallest_epsilon(problem, solution.f, solution.g, tolerance), solution.epsilon
+    # Below the floor no ε is safe for this tolerance.
+    larger = (
+        f"an epsilon of at least {float(safe.max()):.2g}"
+        if tolerance >= floor and bool((safe > epsilon).any())
+        else "a larger epsilon"
+    )
+    return f"errors fall no further, by rounding or for points too far apart: {precision}{within_reach}, or {larger}"
 
 
 def plan_of(

@@ -152,7 +152,9 @@ class Sinkhorn:
             else:
                 outcome = self._in_rounds(problem, first, mean, warm=init is not None)
         solution = plan_of(attached, outcome, self.tolerance, meter, y=y, kernel=kernel)
-        warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=5)
+        settings = (("relaxation", self.relaxation, 1), ("anderson", self.anderson, 0))
+        accelerated = tuple(f"{name} = {value}" for name, value, without in settings if value != without)
+        warn(solution, tolerance=self.tolerance, method=self.method, stacklevel=5, accelerated=accelerated)
         return solution
 
     def _in_rounds(self, problem: Problem, init: tuple[Tensor, Tensor], mean: Tensor, *, warm: bool) -> Outcome:
