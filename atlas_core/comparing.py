@@ -13,7 +13,7 @@ import attrs
 from atlas_core.contracts import Batch
 from atlas_core.engine.comparison import Comparison, Entry
 from atlas_core.engine.scores import Row
-from atlas_core.errors import UsageError
+from atlas_core.errors import Problem, RunError, UsageError
 from atlas_core.runs.atomic import saying, write_atomically
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def compare(
     of the first samples go into `folder`. Raises UsageError for a sampler or grid that is not there, all at once.
     """
     contenders = contenders_of(pipeline, samplers)
+    if not pipeline.plan.metrics and all(each.plan.sampler.build().stochastic for each in contenders.values()):
+        raise UsageError(
+            "stochastic samplers have no error, and the config no metric: there is nothing to compare",
+            hint="""Add `evaluate.metrics=[{use="sliced-wasserstein"}]`, or a sampler that draws no noise.""",
+        )
     first = pipeline.plan.sampling.seed if seed is None else seed
     job = _Job(pipeline, range(first, first + count), folder)
     fine, reference = _reference(
@@ -92,6 +97,9 @@ def contenders_of(pipeline: Pipeline, samplers: Sequence[str]) -> dict[str, Pipe
     found, problems = {}, []
     for name in dict.fromkeys(samplers):
         sampler, _, grid = name.partition("@")
+        if _chooses_its_steps(sampler):
+            problems.append(Problem(f"{sampler} chooses its own steps: there is no NFE to compare it at"))
+            continue
         overrides = [f"sampler.use={sampler}", *([f"sampling.grid.use={grid}"] if grid else [])]
         try:
             found[name] = pipeline.varied(overrides)
@@ -100,6 +108,16 @@ def contenders_of(pipeline: Pipeline, samplers: Sequence[str]) -> dict[str, Pipe
     if problems:
         raise ConfigError("these samplers cannot be compared", problems=problems)
     return found
+
+
+def _chooses_its_steps(name: str) -> bool:
+    from atlas_core.building import build
+    from atlas_core.errors import AtlasError
+
+    try:
+        return build("sampler", name).nfe(1) is None
+    except AtlasError:
+        return False  # what is wrong with it is told with its place in the config
 
 
 def save(comparison: Comparison, folder: Path) -> Path:
@@ -148,7 +166,7 @@ class _Job:
         began = time.perf_counter()
         try:
             x, steps = self.draw(variant, budget)
-        except UsageError as error:
+        except (UsageError, RunError) as error:
             return Entry(name, budget, problem=str(error.message))
         seconds = time.perf_counter() - began
         sampler = variant.plan.sampler.build()

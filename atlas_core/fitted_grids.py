@@ -114,7 +114,19 @@ def read(checkpoint: Path) -> list[dict[str, Any]]:
         fits: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["fits"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", hint=f"Delete it and fit again: {path}") from error
+    if any(fit.get("network") != fingerprint(checkpoint) for fit in fits):
+        raise CheckpointError(
+            f"{path} was fitted to another network",
+            hint=f"Delete it, and fit this one: atlas-core fit-grid {checkpoint}",
+        )
     return fits
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return what tells the weights of a checkpoint from all others."""
+    from atlas_core.engine.checkpoint import open_checkpoint
+
+    return str(open_checkpoint(checkpoint).files["ema.safetensors"]["sha256"])
 
 
 def _is_for(fit: Mapping[str, Any], plan: PipelinePlan) -> bool:
@@ -148,5 +160,10 @@ def _keep(pipeline: Pipeline, grid: Mapping[str, Any]) -> None:
     plan, checkpoint = pipeline.plan, pipeline.checkpoint
     assert checkpoint is not None
     others = [fit for fit in read(checkpoint) if not _is_for(fit, plan)]
-    mine = {"sampler": plan.sampler.table, "guidance": plan.guidance.table, "grid": dict(grid)}
+    mine = {
+        "network": fingerprint(checkpoint),
+        "sampler": plan.sampler.table,
+        "guidance": plan.guidance.table,
+        "grid": dict(grid),
+    }
     write_atomically(checkpoint / FILE, json.dumps({"schema": 1, "fits": [*others, mine]}, indent=1))

@@ -55,7 +55,9 @@ def compare(
     pipeline = load(run, overrides)
     if pipeline.run is None:
         raise UsageError(f"{run} is a checkpoint without its run: there is no report to write", hint="name the run")
-    names = samplers.split(",") if samplers else _fixed_step_samplers(pipeline)
+    names = (
+        [name for word in samplers.split(",") if (name := word.strip())] if samplers else _fixed_step_samplers(pipeline)
+    )
     allowed = _budgets(budgets)
     with options.watched(pipeline, quiet):
         folder = new_folder(pipeline.run.path)

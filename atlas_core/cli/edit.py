@@ -67,6 +67,8 @@ def edit(
         raise UsageError("--steps and --nfe are two ways to say one thing: give one of them")
     pipeline = load(run, overrides)
     shape = image_shape(pipeline)
+    if enlarge is not None and (shape[1] % enlarge or shape[2] % enlarge):
+        raise UsageError(f"--enlarge {enlarge} does not divide the run's images of {shape[2]} × {shape[1]} pixels")
     size = shape if enlarge is None else (shape[0], shape[1] // enlarge, shape[2] // enlarge)
     files = image_files([Path(images)])
     given = read_images(files, size, pipeline.spec.value_range).repeat_interleave(count, 0)

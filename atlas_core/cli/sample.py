@@ -68,7 +68,8 @@ def sample(
     if size is not None and enlarge is not None:
         raise UsageError("--size draws in tiles, --enlarge coarse to fine: give one of them")
     _refuse_without_effect(overrides)
-    pipeline = load(run, overrides, average=not raw)
+    asked = [f"sampling.{name}={value}" for name, value in (("steps", steps), ("nfe", nfe)) if value is not None]
+    pipeline = load(run, [*overrides, *asked], average=not raw)
     first = pipeline.plan.sampling.seed if seed is None else seed
     with options.watched(pipeline, quiet):
         inputs = conditions_of(condition, count, _classes(pipeline))

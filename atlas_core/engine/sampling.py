@@ -11,7 +11,7 @@ from torch import Tensor
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.task import PLAIN, Task
-from atlas_core.errors import PluginError, UsageError
+from atlas_core.errors import PluginError, RunError, UsageError
 
 if TYPE_CHECKING:
     from atlas_core.contracts import (
@@ -190,10 +190,25 @@ def draw(
             denoiser = bind(network, rows.stop - rows.start, None if inputs is None else inputs[rows], guidance, weak)
             noise = CounterNoise.from_seeds(seeds[rows])
             steps = sample_steps(sampler, denoiser, times, noise, shape, torch.float32, device, task=task, rows=rows)
+            steps = _finite(steps, seeds[rows], len(times) - 1)
             out[rows] = drain(steps if on_step is None else _told(steps, on_step, rows))
     finally:
         network.train(was_training)
     return out
+
+
+def _finite(steps: Iterable[Step], seeds: Sequence[int], count: int) -> Iterator[Step]:
+    """Raise RunError, naming the first step and sample that is not finite; on a GPU at the end, so as not to wait."""
+    for number, step in enumerate(steps, 1):
+        if (step.x.device.type == "cpu" or number == count) and not bool(torch.isfinite(step.x.sum())):
+            broken = ~step.x.flatten(1).isfinite().all(1)
+            if bool(broken.any()):
+                seed = seeds[int(broken.nonzero()[0])]
+                raise RunError(
+                    f"the sample with seed {seed} is not finite after step {number} of {count}, at t = {step.t:.4g}",
+                    hint="Did the training diverge? Another sampler, grid or guidance tells whether the network is it.",
+                )
+        yield step
 
 
 def _told(steps: Iterable[Step], on_step: Callable[[Step, slice], None], rows: slice) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from atlas_core.asked import check_whole
 from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
 from atlas_core.tasks.given import image_shape, seeds_of
@@ -92,8 +93,7 @@ def hierarchical(
     the other options are those of `Pipeline.sample`. Raises UsageError.
     """
     channels, height, width = image_shape(pipeline)
-    if factor < 2:
-        raise UsageError(f"factor={factor!r}: expected a whole number, at least 2")
+    check_whole("factor", factor, least=2)
     large = (channels, factor * height, factor * width)
     if fine is not None and image_shape(fine) != large:
         raise UsageError(f"the fine pipeline draws {image_shape(fine)}; {factor} times the coarse one's is {large}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from atlas_core.asked import check_whole
 from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
 from atlas_core.tasks.given import given_images, seeds_of
@@ -101,5 +102,4 @@ def given_mask(mask: Tensor, images: Tensor) -> Tensor:
 
 def check_passes(passes: int) -> None:
     """Raise UsageError for less than one pass."""
-    if passes < 1:
-        raise UsageError(f"passes={passes!r}: expected a whole number, at least 1")
+    check_whole("passes", passes, least=1)

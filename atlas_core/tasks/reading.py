@@ -11,6 +11,7 @@ import torch
 from atlas_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -47,15 +48,30 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> Tensor:
     return _bytes(path, (1, *shape[1:])) >= 128
 
 
+def _in_mode(image: Image, mode: str, path: Path) -> Image:
+    """Convert an image where nothing is lost by it. Raises UsageError where colour, depth or transparency would be."""
+    if image.mode == mode:
+        return image
+    if image.mode in ("1", "L", "P", "RGB") and mode in ("RGB", "RGBA"):
+        return image.convert(mode)
+    if image.mode == "1":
+        return image.convert("L")
+    names = {"L": "grey images of 8 bits", "RGB": "colour images of 8 bits", "RGBA": "transparent images of 8 bits"}
+    raise UsageError(
+        f"{path} is an image of mode {image.mode}; the network draws {names[mode]}",
+        hint="Convert it first: what may be lost by it is for you to say.",
+    )
+
+
 def _bytes(path: Path, shape: tuple[int, int, int]) -> Tensor:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    import PIL.Image
 
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert(_MODES[channels]))
-    except (OSError, UnidentifiedImageError) as error:
+        with PIL.Image.open(path) as image:
+            pixels = np.asarray(_in_mode(image, _MODES[channels], path))
+    except (OSError, PIL.UnidentifiedImageError) as error:
         raise UsageError(f"{path} is no image that can be read: {error}") from error
     if pixels.shape[:2] != (height, width):
         raise UsageError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from atlas_core.asked import check_whole
 from atlas_core.errors import UsageError
 from atlas_core.tasks.given import given_images, image_shape, seeds_of
 from atlas_core.tasks.inpaint import WithKnown, check_passes
@@ -53,7 +54,8 @@ def super_resolve(
     `Pipeline.sample`. Raises UsageError.
     """
     channels, height, width = image_shape(pipeline)
-    if factor < 1 or height % factor or width % factor:
+    check_whole("factor", factor, least=1)
+    if height % factor or width % factor:
         raise UsageError(f"factor={factor!r} must divide the height {height} and the width {width} of the images")
     small = given_images(pipeline, small, (channels, height // factor, width // factor), "small")
     check_passes(passes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from atlas_core.asked import check_whole
 from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
 from atlas_core.tasks.given import image_shape, seeds_of
@@ -116,6 +117,10 @@ def tiled(
     of `Pipeline.sample`; `batch` counts images. Raises UsageError.
     """
     shape = image_shape(pipeline)
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise UsageError(f"size={size!r}: expected height and width, as (64, 96)")
+    for side, length in zip(("height", "width"), size, strict=True):
+        check_whole(f"the {side} of size", length, least=1)
     task = in_tiles(shape, size, overlap, pipeline.plan.sampling.batch)
     seeds, inputs = seeds_of(pipeline, seed, n), pipeline.conditions(condition, n)
     return pipeline.draw(seeds, inputs, steps=steps, nfe=nfe, batch=batch, task=task, shape=(shape[0], *size))

@@ -114,3 +114,11 @@ def test_a_variant_shares_the_network_and_leaves_the_pipeline_alone(run: Path) -
     assert other.network is pipeline.network
     assert not torch.equal(other.sample(2, seed=5, nfe=6), before)
     assert torch.equal(pipeline.sample(2, seed=5, nfe=6), before)
+
+
+def test_what_has_no_number_to_compare_is_refused_before_anything_is_drawn(run: Path) -> None:
+    pipeline = atlas_core.load(run, ["evaluate.metrics=[]"])
+    with pytest.raises(ConfigError, match="chooses its own steps"):
+        compare(pipeline, ["dpm-adaptive"], [5])
+    with pytest.raises(UsageError, match="nothing to compare"):
+        compare(pipeline, ["ddpm-ancestral"], [3], count=2)

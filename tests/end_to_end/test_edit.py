@@ -85,7 +85,7 @@ def test_larger_images_than_the_network_was_trained_for(run: Path, tmp_path: Pat
         (["ok.png", "--strength", "0.5", "--mask", "ok.png"], "give one of them"),
         (["ok.png", "--passes", "2"], "--passes goes with"),
         (["ok.png", "--strength", "1.5"], "strength=1.5"),
-        (["ok.png", "--enlarge", "3"], "pixels, not 2 × 2"),
+        (["ok.png", "--enlarge", "3"], "does not divide"),
         (["ok.png", "--condition", "eleven"], "there is no class 'eleven'"),
     ],
 )
@@ -102,3 +102,13 @@ def test_what_cannot_be_edited_is_said(
     assert said in err
     assert "Traceback" not in err
     assert not list(run.glob("edited-*"))
+
+
+def test_nothing_of_an_image_is_lost_in_silence(run: Path, tmp_path: Path, cli: Cli) -> None:
+    deep, colour = tmp_path / "deep.png", tmp_path / "colour.png"
+    Image.fromarray(np.full((8, 8), 30000, np.uint16)).save(deep)
+    Image.fromarray(np.full((8, 8, 3), (200, 10, 10), np.uint8)).save(colour)
+    for file in (deep, colour):
+        code, _, err = cli("edit", run, file, "--quiet")
+        assert code == 2
+        assert "is an image of mode" in err

@@ -83,3 +83,11 @@ def test_a_broken_file_is_named(run: Path) -> None:
     path.write_text("{")
     with pytest.raises(CheckpointError, match=r"grids\.json cannot be read"):
         atlas_core.load(run)
+
+
+def test_a_fit_of_another_network_is_refused(run: Path) -> None:
+    fit_grids(atlas_core.load(run), [3], grid=QUICK)
+    checkpoints = sorted((run / "checkpoints").iterdir())
+    shutil.copy(checkpoints[-1] / "grids.json", checkpoints[0] / "grids.json")
+    with pytest.raises(CheckpointError, match="fitted to another network"):
+        atlas_core.load(checkpoints[0])

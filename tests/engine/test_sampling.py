@@ -29,7 +29,7 @@ from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.network import Network
 from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.sampling import drain, draw, sample_steps, sampling_times, start_time, steps_for
-from atlas_core.errors import PluginError, UsageError
+from atlas_core.errors import PluginError, RunError, UsageError
 
 F64 = torch.float64
 
@@ -262,3 +262,24 @@ def test_a_step_costs_little_beside_the_model():
         drain(sample_steps(DPMpp2M(), NetworkDenoiser(net), times, noise, (1, 8, 8)))
         costs.append((time.thread_time() - begin) / 50)
     assert min(costs) <= 200e-6, f"{min(costs) * 1e6:.0f} µs a step"
+
+
+class Breaks(nn.Module):
+    """Answers NaN for one sample from the third call on."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x, c_noise, condition=None):
+        self.calls += 1
+        out = torch.zeros_like(x)
+        out[1] = float("nan") if self.calls >= 3 else 0.0
+        return out
+
+
+def test_a_sample_that_is_not_finite_stops_the_sampling_where_it_broke():
+    net = Network(EDM(), edm.EDM(sigma_data=0.5), Breaks())
+    times = sampling_times(Karras(), net.process, None, 5)
+    with pytest.raises(RunError, match=r"seed 8 is not finite after step 3 of 5, at t = 0\."):
+        draw(net, Euler(), times, [7, 8, 9], (4,))

@@ -243,3 +243,11 @@ def test_independent_pixels_do_not_see_the_tiles() -> None:
 def test_an_image_smaller_than_a_tile_is_refused() -> None:
     with pytest.raises(UsageError, match="less than a tile"):
         starts(7, 8, 4)
+
+
+def test_what_is_no_whole_number_is_refused() -> None:
+    from atlas_core.tasks.inpaint import check_passes
+
+    for passes in (0, 1.5, True):
+        with pytest.raises(UsageError, match="passes="):
+            check_passes(passes)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from atlas_core.contracts import Process
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.network import Network
 from atlas_core.engine.noise import CounterNoise
-from atlas_core.errors import ConfigError
+from atlas_core.errors import ConfigError, UsageError
 
 SMALL: dict[str, Any] = {
     "layers_per_block": 1,
@@ -242,7 +242,7 @@ def test_what_cannot_be_is_said(given: dict[str, Any], said: str) -> None:
     def draw() -> None:
         list(build("sampler", "diffusers", **given).steps(_Gaussian(process), start().double(), times))
 
-    with pytest.raises((ValueError, ConfigError), match=said):
+    with pytest.raises((ValueError, ConfigError, UsageError), match=said):
         draw()
 
 
@@ -283,6 +283,9 @@ def test_misuse_of_the_scheduler_is_said(network: Network) -> None:
     scheduler = AtlasScheduler(sampler="euler")
     with pytest.raises(ValueError, match="set_timesteps"):
         scheduler.step(start(), 0, start())
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="steps go in order"):
+        scheduler.step(start(), scheduler.timesteps[2], start())
     scheduler.set_timesteps(4)
     x = scheduler.step(torch.zeros(2, 1, 8, 8), scheduler.timesteps[0], start()).prev_sample
     with pytest.raises(ValueError, match="changed between two steps"):

@@ -57,6 +57,10 @@ class AtlasScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             beta_schedule=beta_schedule,
         )
         self._told = build("parametrization", "atlas-diffusers:diffusers", prediction=prediction_type)
+        if "denoiser" not in self._sampler.accepts:
+            raise ValueError(
+                f"{sampler} integrates {', '.join(sorted(self._sampler.accepts))}, which no scheduler is given"
+            )
         if self._sampler.stochastic:
             raise ValueError(
                 "a stochastic sampler draws noise by sample, which a pipeline of diffusers does not number"
@@ -115,6 +119,11 @@ class AtlasScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError("set_timesteps(…) comes before step(…), and there are no more steps than it made")
         if eta := unused.get("eta"):
             raise ValueError(f"eta={eta} has no effect on this sampler: choose another sampler")
+        expected = float(self.timesteps[self._at])
+        if abs(float(timestep) - expected) > 1e-3 * max(1.0, expected):
+            raise ValueError(
+                f"step {self._at} is at time step {expected:g}, not {float(timestep):g}: steps go in order"
+            )
         if self._handoff is None:
             self._handoff = Handoff(self._sampler, self._process, sample, self._times)
         x, t = self._handoff.asked

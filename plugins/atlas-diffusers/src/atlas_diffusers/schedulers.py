@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from atlas_core.errors import UsageError
+
 WANTS_NOISE = ("EulerAncestralDiscreteScheduler",)
 """Schedulers that take no x̂₀: they are told the noise that it leaves."""
 Space = Literal["exploding", "preserving", "flow"]
@@ -62,7 +64,7 @@ def levels_of(scheduler: Any, steps: int) -> Tensor:
     """Return σ/α at each of the steps of a scheduler that was set: (steps,) float64. Raises ValueError."""
     name = type(scheduler).__name__
     if len(scheduler.timesteps) != steps:
-        raise ValueError(
+        raise UsageError(
             f"{name} makes {len(scheduler.timesteps)} calls in {steps} steps: only schedulers with one call a step can "
             "be used; Atlas has heun, dpm-2 and their kin itself"
         )
@@ -81,7 +83,7 @@ def lay(scheduler: Any, levels: Tensor) -> None:
     if torch.allclose(own, levels, rtol=1e-3):
         return
     if not (hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == steps + 1):
-        raise ValueError(
+        raise UsageError(
             f"{name} steps at its own times only; give the pipeline its grid: sampling.grid = "
             f'{{ use = "diffusers", scheduler = "{name}" }}'
         )
