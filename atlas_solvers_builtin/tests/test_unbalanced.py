@@ -200,7 +200,7 @@ def slopes(function, start, ways, steps):
 @pytest.mark.parametrize("prices", [{"rho": 0.7}, {"rho_a": INF}, {"rho_b": INF}])
 @pytest.mark.parametrize("marginals", ["kl", "tv"])
 def test_the_gradient_is_that_of_finite_differences(marginals, prices):
-    solver = attrs.evolve(SOLVER, marginals=marginals, tolerance=1e-12, **prices)
+    solver = attrs.evolve(SOLVER, marginals=marginals, tolerance=1e-12, epsilon=None, **prices)
 
     def value_of(x, y, a, b, epsilon):
         return solver.solve_operator(operator_of(Gaussian(), x, y, epsilon=epsilon), a=a, b=b).value
@@ -380,7 +380,7 @@ def test_points_that_all_coincide_and_single_points_are_solved():
 @pytest.mark.parametrize("what", ["potentials", "map"])
 def test_implicit_gradients_are_those_of_finite_differences(prices, what):
     """Of the potentials and of the map, by x, y, a, b and ε; x_3 weighs nothing, and is mapped all the same."""
-    solver = attrs.evolve(SOLVER, tolerance=1e-12, **prices)
+    solver = attrs.evolve(SOLVER, tolerance=1e-12, epsilon=None, **prices)
     balanced = prices.get("rho") == INF
     a = torch.where(torch.arange(8) == 3, 0.0, A[:8])
     start = [X[:8], Y[:7], a / a.sum(), B[:7] / (B[:7].sum() if balanced else 0.8), torch.tensor(0.2).double()]
@@ -411,3 +411,13 @@ def test_potentials_under_total_variation_have_no_graph_and_say_so():
             call()
     free = SOLVER.solve(X, Y)
     assert not free.potentials()[0].requires_grad  # what wants no gradient gets none
+
+
+def test_masses_that_differ_where_none_may_are_not_sent_to_the_solver_in_use():
+    solver = attrs.evolve(SOLVER, rho=INF)
+    operator = operator_of(solver.kernel, X, Y, epsilon=solver.epsilon)
+    for solve in (lambda: solver.solve(X, Y, a=A, b=B), lambda: solver.solve_operator(operator, a=A, b=B)):
+        with pytest.raises(ValueError, match=r"a has mass 1 and b 1\.6.*set rho, on one side") as refused:
+            solve()
+        assert "sinkhorn-unbalanced" not in str(refused.value)
+    assert bool(attrs.evolve(solver, rho_a=0.7).solve(X, Y, a=A, b=B).converged)

@@ -20,6 +20,9 @@ LEAST_UNITS = 4
 SLACK_UNITS, MOST_SLACK = 1e3, 1e-2
 """By how much masses may differ: in roundings of the weights' own dtype, and at most, as a share of the mass."""
 
+ANOTHER_SOLVER = "use `sinkhorn-unbalanced`"
+"""What to do about masses that differ, of a solver that has no price for them."""
+
 
 @attrs.frozen(eq=False)
 class Problem:
@@ -107,8 +110,15 @@ def _safe_log(weights: Tensor) -> Tensor:
     return torch.where(weights > 0, torch.where(weights > 0, weights, 1.0).log(), -torch.inf)
 
 
-def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, balanced: bool = True) -> Problem:
-    """Check everything that a solver relies on; the masses may differ unless `balanced`.
+def problem_of(
+    operator: KernelOperator,
+    a: Tensor | None,
+    b: Tensor | None,
+    *,
+    balanced: bool = True,
+    otherwise: str = ANOTHER_SOLVER,
+) -> Problem:
+    """Check everything that a solver relies on; the masses may differ unless `balanced`: `otherwise` says what to do.
 
     Raises ValueError, with what is wrong and what to do.
     """
@@ -117,7 +127,7 @@ def problem_of(operator: KernelOperator, a: Tensor | None, b: Tensor | None, *, 
     own = [None if weights is None else getattr(weights, "dtype", None) for weights in (a, b)]
     a, b = _weights("a", a, n, operator), _weights("b", b, m, operator)
     if balanced:
-        a, b = equal_masses(a, b, own)
+        a, b = equal_masses(a, b, own, otherwise)
     epsilon = torch.as_tensor(operator.epsilon, dtype=operator.dtype, device=operator.device)
     return Problem(operator, a, b, epsilon)
 
@@ -131,7 +141,9 @@ def mass_slack(dtype: torch.dtype, own: Sequence[torch.dtype | None] = ()) -> fl
     return min(SLACK_UNITS * coarsest, MOST_SLACK)
 
 
-def equal_masses(a: Tensor, b: Tensor, own: Sequence[torch.dtype | None]) -> tuple[Tensor, Tensor]:
+def equal_masses(
+    a: Tensor, b: Tensor, own: Sequence[torch.dtype | None], otherwise: str = ANOTHER_SOLVER
+) -> tuple[Tensor, Tensor]:
     """Weights of one dtype, (*batch, n) and (*batch, m); `own` are the dtypes that they came in, None for one's own.
 
     Where those are coarser, what rounding made of the masses is taken back: b, or a where it alone is coarse, is scaled
@@ -142,8 +154,8 @@ def equal_masses(a: Tensor, b: Tensor, own: Sequence[torch.dtype | None]) -> tup
     if (difference > mass_slack(a.dtype, own) * masses[0]).any():
         raise ValueError(
             f"a has mass {_first(masses[0], difference)} and b {_first(masses[1], difference)}, which differ by "
-            f"{float(difference.max()):.2g}, and balanced transport moves all of it: divide each by its sum, or use "
-            "`sinkhorn-unbalanced`"
+            f"{float(difference.max()):.2g}, and balanced transport moves all of it: divide each by its sum, or "
+            + otherwise
         )
     coarse = [mass_slack(a.dtype, [each]) > mass_slack(a.dtype) for each in own]
     ratio = (masses[0] / masses[1]).detach()[..., None]

@@ -14,10 +14,19 @@ from torch import Tensor
 
 from atlas_core import component
 from atlas_core.contracts import Kernel
-from atlas_solvers_builtin.transport.problem import check_points, check_positive, check_weights, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import (
+    ANOTHER_SOLVER,
+    check_points,
+    check_positive,
+    check_weights,
+    mean_cost,
+    problem_of,
+)
 
 SHARE_OF_MEAN_COST = 0.05
 """The default ε, in units of the mean cost."""
+A_PRICE = "set rho, on one side at least, to a finite price"
+"""What to do about masses that differ, of a solver that has a price for that."""
 
 
 def kernel_field(help: str = "Its −log is the transport cost.") -> Any:
@@ -63,7 +72,14 @@ def fitted_kernel(kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Ten
 
 
 def mean_cost_of(
-    kernel: Kernel, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, *, balanced: bool = True
+    kernel: Kernel,
+    x: Tensor,
+    y: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    *,
+    balanced: bool = True,
+    otherwise: str = ANOTHER_SOLVER,
 ) -> Tensor:
     """The mean cost of a fitted kernel under a ⊗ b, (*batch,), without a graph; 0 where all points coincide.
 
@@ -71,15 +87,19 @@ def mean_cost_of(
     Raises ValueError as `problem_of` does.
     """
     make = stream if getattr(kernel, "operator", None) is None else operator_of
-    return mean_cost(problem_of(make(kernel, x.detach(), y.detach()), a, b, balanced=balanced))
+    operator = make(kernel, x.detach(), y.detach())
+    return mean_cost(problem_of(operator, a, b, balanced=balanced, otherwise=otherwise))
 
 
 def scaled_kernel(
     kernel: Kernel, epsilon: float | None, x: Tensor, y: Tensor, a: Tensor | None, b: Tensor | None, *, balanced: bool
 ) -> tuple[Kernel, Tensor, Tensor]:
-    """`fitted_kernel`, the mean cost (*batch,) and ε (*batch,), `default_epsilon` where it is unset."""
+    """`fitted_kernel`, the mean cost (*batch,) and ε (*batch,), `default_epsilon` where it is unset.
+
+    For solvers with a price for masses that differ, which may be infinite: `balanced`.
+    """
     fitted = fitted_kernel(kernel, x, y, a, b)
-    mean = mean_cost_of(fitted, x, y, a, b, balanced=balanced)
+    mean = mean_cost_of(fitted, x, y, a, b, balanced=balanced, otherwise=A_PRICE)
     return fitted, mean, default_epsilon(mean) if epsilon is None else torch.full_like(mean, epsilon)
 
 

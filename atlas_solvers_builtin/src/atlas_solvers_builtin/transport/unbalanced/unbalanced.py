@@ -12,9 +12,11 @@ from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.outcome import Meter
-from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, check_same_epsilon, mean_cost, problem_of
 from atlas_solvers_builtin.transport.settings import (
+    A_PRICE,
     epsilon_field,
     kernel_field,
     max_iterations_field,
@@ -132,7 +134,7 @@ class SinkhornUnbalanced:
         return self._prices == (math.inf, math.inf)
 
     def _problem(self, operator: KernelOperator, a: Tensor | None, b: Tensor | None) -> Problem:
-        return problem_of(operator, a, b, balanced=self._balanced)
+        return problem_of(operator, a, b, balanced=self._balanced, otherwise=A_PRICE)
 
     def _penalties(self, mean: Tensor) -> tuple[Penalty, Penalty]:
         first, second = (penalty_of(self.marginals, mean if rho is None else rho, mean) for rho in self._prices)
