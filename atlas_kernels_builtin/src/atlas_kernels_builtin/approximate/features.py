@@ -73,7 +73,8 @@ def check_kernel(name: str, kernel: Kernel) -> None:
     """Raise ValueError for a kernel of which there are no features: signed, or not of points."""
     if not kernel.has_log:
         raise ValueError(
-            f"{name}: {type(kernel).__name__} is a signed kernel, which is no mixture of Gaussians: use `nystroem`"
+            f"{name}: {type(kernel).__name__} is a signed kernel, which is no mixture of Gaussians: use "
+            '`nystroem` with method = "k-means++"'
         )
     if kernel.item_ndim != 1:
         raise ValueError(

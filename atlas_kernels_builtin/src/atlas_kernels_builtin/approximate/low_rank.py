@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atlas_core.contracts import Estimate
 from atlas_kernels_builtin.approximate.exact import Exact, relative_error
+from atlas_kernels_builtin.exact.checks import check_real
 
 CHUNK = 2**22
 """Entries of a temporary, where one would be larger than the factors."""
@@ -234,6 +235,7 @@ class LowRankOperator:
 
     def _log_apply(self, method: str, left: Tensor, right: Tensor, log_v: Tensor) -> Tensor:
         self._need_log(method)
+        check_real(log_v)
         if log_v.shape[-1] != right.shape[-2]:
             raise ValueError(f"a vector of length {right.shape[-2]} is needed, not {tuple(log_v.shape)}")
         inner = (right + log_v[..., None]).logsumexp(-2, keepdim=True)
@@ -266,6 +268,7 @@ def _through(middle: Tensor | None, vectors: Tensor) -> Tensor:
 
 def _apply(outer: Tensor, middle: Tensor | None, inner: Tensor, v: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
     """outer M innerᵀ v, computed in the dtype of the factors and returned in that of v."""
+    check_real(v)
     lead = len(batch_shape)
     if v.shape[lead : lead + 1] != inner.shape[-2:-1] or not lead < v.ndim <= lead + 2:
         wanted = (*batch_shape, inner.shape[-2])

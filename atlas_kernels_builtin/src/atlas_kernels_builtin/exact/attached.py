@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from atlas_core.contracts import Kernel
+from atlas_kernels_builtin.exact.checks import check_block
 
 Reduce = Callable[[Tensor, slice, slice], Tensor]
 """(block of log k, or of a signed k: (b, r, m), batch slice, row slice) -> (b, r, …)."""
@@ -110,6 +111,7 @@ class AttachedProducts:
         if self.transposed:
             x, y = y, x
         out: Tensor = evaluate(x[0], y[0])[None] if x.shape[0] == 1 else torch.vmap(evaluate)(x, y)
+        check_block(self.kernel, out, (x.shape[0], x.shape[1], y.shape[1]))
         return out.mT if self.transposed else out
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from atlas_core.contracts import Kernel
+from atlas_kernels_builtin.exact.checks import check_block
 from atlas_kernels_builtin.exact.factors import Folded, Unfolded
 from atlas_kernels_builtin.exact.points import CHUNK, Points
 from atlas_kernels_builtin.exact.tiles import Tile, tiles
@@ -197,7 +198,7 @@ class Exponents:
         x = self.blocks.points.x[tile.batch, tile.rows]
         y = self.blocks.points.y[tile.batch, tile.columns]
         out: Tensor = function(x[0], y[0])[None] if x.shape[0] == 1 else torch.vmap(function)(x, y)
-        return out
+        return check_block(self.blocks.kernel, out, (x.shape[0], x.shape[1], y.shape[1]))
 
     def _add_offsets(self, exponents: Tensor, tile: Tile) -> Tensor:
         left, right = self._offsets

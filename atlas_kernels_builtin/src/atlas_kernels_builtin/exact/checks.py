@@ -74,8 +74,31 @@ def check_epsilon(
     return epsilon
 
 
+def check_block(kernel: Kernel, block: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return what a kernel made of n and m points. Raises ValueError, naming the kernel, if that is not (n, m)."""
+    if block.shape != shape:
+        method = "log_kernel" if kernel.has_log else "block"
+        # One problem of a batch has one dimension less, whether or not they were computed together.
+        raise ValueError(
+            f"{type(kernel).__name__}.{method} returned {tuple(block.shape[1:])} for {shape[-2]} points x and "
+            f"{shape[-1]} points y: it has to return one number a pair, {shape[-2:]}"
+        )
+    return block
+
+
+def check_real(vector: Tensor) -> None:
+    """Raise ValueError, naming the dtype, for a vector that is not floating point: a product would be cut to it."""
+    if not vector.is_floating_point():
+        raise ValueError(
+            f"a vector of {vector.dtype} cannot hold a product, whose entries are real: convert it with .float() or "
+            ".double()"
+        )
+
+
 def flatten_vector(vector: Tensor, length: int, batch_shape: tuple[int, ...]) -> Tensor:
-    """(*batch, length, …) -> (b, length, …), with at most one more dimension. Raises ValueError for another shape."""
+    """(*batch, length, …) -> (b, length, …), with at most one more dimension. Raises ValueError for another shape, and
+    for integers."""
+    check_real(vector)
     lead = len(batch_shape)
     if vector.shape[lead : lead + 1] != (length,) or vector.ndim > lead + 2:
         wanted = (*batch_shape, length)

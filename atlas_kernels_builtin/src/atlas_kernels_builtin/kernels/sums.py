@@ -78,7 +78,7 @@ class Sum:
         Known where 1/ε is a whole number; elsewhere, and for signed sums, ValueError.
         """
         if not self.has_log:
-            raise ValueError("sum: a signed sum is no mixture of Gaussians: use `nystroem`")
+            raise ValueError('sum: a signed sum is no mixture of Gaussians: use `nystroem` with method = "k-means++"')
         origin = torch.zeros(1, dim, dtype=torch.float64)
         heights = [float(kernel.log_kernel(origin, origin).exp()) for kernel in self.kernels]
         shares = torch.tensor([w * h for w, h in zip(self._weights, heights, strict=True)], dtype=torch.float64)
