@@ -12,9 +12,8 @@ from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
-from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.outcome import Meter
-from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, check_same_epsilon, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, mean_cost, problem_of
 from atlas_solvers_builtin.transport.settings import (
     A_PRICE,
     epsilon_field,
