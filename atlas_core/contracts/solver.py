@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -65,8 +64,9 @@ class EntropicSolution(Coupling, Protocol):
         ...
 
     @property
-    def status(self) -> Sequence[str]:
-        """`converged`, `max-iterations`, `stalled` or `non-finite`, one a problem."""
+    def status(self) -> tuple[str, ...]:
+        """`converged`, `max-iterations`, `stalled` or `non-finite`, one a problem: words are no tensor, so those of a
+        batch are flattened, in the order of `converged.flatten()`."""
         ...
 
     @property
