@@ -259,6 +259,27 @@ def test_clouds_of_any_size_and_mass():
     torch.testing.assert_close(operator_plan.weights, plan.weights, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("support", ["fixed", "free"])
+def test_weights_normalised_in_float32_are_normalised(support):
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(30, 2, generator=generator).double(), torch.randn(2, 25, 2, generator=generator).double()
+    a, b = (torch.rand(size, generator=generator) for size in ((30,), (2, 25)))
+    a, b = a / a.sum(), b / b.sum(-1, keepdim=True)
+    exact = b.double() * (b[0].double().sum() / b.double().sum(-1, keepdim=True))
+    solver = Barycenter(kernel=SQUARED, epsilon=0.5, support=support, tolerance=1e-9)
+    if support == "fixed":
+        found, expected = solver.solve(x, y, b=b), solver.solve(x, y, b=exact)
+        many = solver.solve_many(list(y), list(b), support=x)
+        torch.testing.assert_close(many.weights, expected.weights, rtol=1e-7, atol=1e-12)
+    else:
+        found = solver.solve(x, y, a=a, b=b)
+        expected = solver.solve(x, y, a=a.double() * (exact[0].sum() / a.double().sum()), b=exact)
+        assert solver.solve(x, y, a=a).converged
+        torch.testing.assert_close(found.points, expected.points, rtol=0, atol=1e-8)
+    assert found.converged
+    torch.testing.assert_close(found.weights, expected.weights, rtol=1e-7, atol=1e-12)
+
+
 def test_is_a_solver_found_by_name_and_says_when_it_gave_up():
     solver = atlas_core.build("solver", "barycenter", kernel=SQUARED, epsilon=1e-3, max_iterations=2)
     assert isinstance(solver, Solver)

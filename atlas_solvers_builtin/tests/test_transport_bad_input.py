@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 import torch
+from atlas_kernels_builtin.grids.grid import Grid
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
+from atlas_solvers_builtin.transport.barycenters.barycenter import Barycenter
+from atlas_solvers_builtin.transport.divergence.divergence import SinkhornDivergence
+from atlas_solvers_builtin.transport.exact.exact import Exact
+from atlas_solvers_builtin.transport.grids.grid_solve import SinkhornGrid
+from atlas_solvers_builtin.transport.low_rank.low_rank import LowRank
+from atlas_solvers_builtin.transport.unbalanced.unbalanced import SinkhornUnbalanced
 
 from atlas_kernels_builtin import Gaussian
 
+BALANCED = (
+    Sinkhorn(kernel=Gaussian(), epsilon=0.1, tolerance=1e-11),
+    SinkhornDivergence(kernel=Gaussian(), epsilon=0.1, tolerance=1e-11),
+    SinkhornUnbalanced(kernel=Gaussian(), epsilon=0.1, rho=float("inf"), tolerance=1e-11),
+    Exact(kernel=Gaussian()),
+    LowRank(kernel=Gaussian(), rank=4),
+)
 SOLVER = Sinkhorn(kernel=Gaussian(), epsilon=0.1, tolerance=1e-8)
 
 
@@ -58,6 +73,32 @@ def test_integer_weights_are_masses():
     solution = SOLVER.solve(x, y, a=a, b=torch.ones(4, dtype=torch.int64))
     torch.testing.assert_close(solution.plan().sum(1), a.double(), rtol=0, atol=1e-6)
     assert float(solution.value) == pytest.approx(4 * float(_half(x, y)), rel=1e-2)
+
+
+@pytest.mark.parametrize("solver", BALANCED, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_normalised_in_a_coarser_dtype_are_normalised(solver, dtype):
+    x, y = normal(50, 2), normal(40, 2, seed=1)
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.rand(size, generator=generator) + 0.1 for size in (50, 40))
+    a, b = ((weights / weights.sum()).to(dtype) for weights in (a, b))
+    assert float((a.double().sum() - b.double().sum()).abs()) > 1e-9  # they differ, as float64 sees them
+    exact = a.double(), b.double() * (a.double().sum() / b.double().sum())
+    found, expected = solver.solve(x, y, a=a, b=b), solver.solve(x, y, a=exact[0], b=exact[1])
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.value, expected.value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.plan().sum(), a.double().sum(), rtol=1e-8, atol=0)
+    alone, alike = solver.solve(x, y, a=a / a.sum()), torch.full((50,), 1 / 50, dtype=torch.float32)
+    assert bool(alone.converged.all())
+    assert bool(solver.solve(x, y, a=alike).converged.all())
+
+
+def test_masses_that_differ_are_said_with_their_difference():
+    x, y, a = normal(3, 2), normal(4, 2, seed=1), torch.full((3,), 1 / 3, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"a has mass 1.001 and b 1, which differ by 0.001, .*divide each by its sum"):
+        SOLVER.solve(x, y, a=1.001 * a)
+    with pytest.raises(ValueError, match=r"which differ by 1e-05"):
+        SOLVER.solve(x, y, a=(1 + 1e-5) * torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
 def _half(x, y):
@@ -121,3 +162,64 @@ def test_weights_over_many_orders_at_small_epsilon_are_solved(seed):
     plan = solution.plan()
     assert float((plan.sum(1) - a).abs().sum()) <= 1e-6
     assert float((plan.sum(0) - b).abs().sum()) <= 1e-6
+
+
+@pytest.mark.parametrize("solver", BALANCED, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_a_plan_refuses_vectors_of_integers(solver, dtype):
+    solution = solver.solve(normal(5, 2), normal(4, 2, seed=1))
+    for call, length in ((solution.matvec, 4), (solution.rmatvec, 5)):
+        for shape in ((length,), (length, 2)):
+            with pytest.raises(ValueError, match=f"a vector of {dtype} cannot hold a product"):
+                call(torch.ones(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "solver", [Sinkhorn, SinkhornUnbalanced, Barycenter, SinkhornGrid], ids=lambda solver: solver.__name__
+)
+def test_the_epsilon_of_an_operator_and_another_one_of_the_solver_are_refused(solver):
+    operator = Grid((4, 4), kernel=Gaussian()).operator(like=torch.zeros(2, 4, 4).double(), epsilon=0.05)
+    with pytest.raises(ValueError, match=r"epsilon is 0.5, and that of the operator \[0.05"):
+        solver(epsilon=0.5).solve_operator(operator)
+    unset, same = (solver(epsilon=epsilon).solve_operator(operator) for epsilon in (None, 0.05))
+    torch.testing.assert_close(unset.epsilon, torch.full_like(unset.epsilon, 0.05))
+    torch.testing.assert_close(same.value, unset.value, rtol=0, atol=0)
+
+
+def test_a_divergence_of_marginals_that_nothing_may_differ_in_is_refused():
+    with pytest.raises(ValueError, match=r"marginals = 'tv' has no effect with rho = inf.*set a finite rho"):
+        SinkhornDivergence(marginals="tv")
+    assert SinkhornDivergence(marginals="tv", rho=1.0).marginals == "tv"
+
+
+def test_low_rank_says_what_it_starts_from():
+    x, y = normal(5, 2), normal(4, 2, seed=1)
+    with pytest.raises(ValueError, match="not a EntropicPlan: leave init out, or pass what `low-rank` returned"):
+        LowRank(rank=2).solve(x, y, init=SOLVER.solve(x, y))
+
+
+def test_the_status_of_a_batch_is_flattened():
+    x, y = normal(2, 3, 5, 2), normal(2, 3, 4, 2, seed=1)
+    solution = SOLVER.solve(x, y)
+    assert solution.status == ("converged",) * 6
+    assert solution.converged.shape == (2, 3)
+
+
+@attrs.frozen
+class Squeezed:
+    """A plugin's kernel that forgets an axis."""
+
+    has_log = True
+    item_ndim = 1
+
+    def log_kernel(self, x, y):
+        return -(x[:, None] - y).square().sum(-1).mean(-1)
+
+
+def test_a_kernel_of_the_wrong_shape_is_named():
+    with pytest.raises(ValueError, match=r"Squeezed.log_kernel returned \(\d+,\) for \d+ points x and 4 points y"):
+        Sinkhorn(kernel=Squeezed()).solve(normal(5, 2), normal(4, 2, seed=1))
+    with pytest.raises(
+        ValueError, match=r"Squeezed.log_kernel returned .* has to return one number a pair, \(\d+, 4\)"
+    ):
+        Sinkhorn(kernel=Squeezed(), epsilon=1.0).solve(normal(5, 2).requires_grad_(), normal(4, 2, seed=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,9 @@ def arguments():
 
 
 def solve(x, y, a, b, epsilon):
-    return SOLVER.solve_operator(operator_of(Gaussian(), x, y, epsilon=epsilon), a=a, b=b, y=y)
+    return attrs.evolve(SOLVER, epsilon=None).solve_operator(
+        operator_of(Gaussian(), x, y, epsilon=epsilon), a=a, b=b, y=y
+    )
 
 
 def of_potentials(*values, differentiable=True):

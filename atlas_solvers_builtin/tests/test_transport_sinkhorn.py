@@ -255,7 +255,7 @@ def test_a_field_out_of_range_is_named(field, value):
 
 
 def test_a_map_that_lacks_its_points_says_what_to_pass():
-    operator = operator_of(Gaussian(), normal(5, 2), normal(4, 2), epsilon=0.5)
+    operator = operator_of(Gaussian(), normal(5, 2), normal(4, 2), epsilon=0.2)
     with pytest.raises(ValueError, match="pass y="):
         SOLVER.solve_operator(operator).barycentric_map()
     with pytest.raises(ValueError, match=r"solve\(x, y\)"):

@@ -164,6 +164,18 @@ def equal_masses(
     return (a / ratio, b) if coarse[0] else (a, b)
 
 
+def check_same_epsilon(own: float | None, operator: KernelOperator) -> None:
+    """Raise ValueError where a solver's own ε is set, and is not the operator's: one would have no effect."""
+    if own is None:
+        return
+    given = torch.as_tensor(operator.epsilon).detach().double()
+    if not torch.allclose(given, torch.full_like(given, own), rtol=1e-6, atol=0):
+        raise ValueError(
+            f"epsilon is {own:.6g}, and that of the operator {given.flatten().tolist()[:3]}: leave the solver's unset, "
+            "and the operator's holds, or make the operator with the same one"
+        )
+
+
 def check_positive(positive: bool) -> None:
     """Raise ValueError for a kernel, or an operator, that may be negative."""
     if not positive:

@@ -6,11 +6,13 @@ import functools
 
 import attrs
 import torch
+from atlas_kernels_builtin.exact.checks import check_real
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.absorbed import signed_product
 from atlas_solvers_builtin.transport.balanced.implicit import attached_potentials
+from atlas_solvers_builtin.transport.inputs_as_solved import InputsAsSolved
 from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.problem import Problem
 from atlas_solvers_builtin.transport.uncompiled import uncompiled
@@ -21,7 +23,8 @@ class EntropicPlan:
     """Carry mass along P_ij = a_i b_j exp((f_i + g_j − C_ij) / ε) without forming P (satisfies `EntropicSolution`).
 
     `value` has a graph, and so have what `potentials()` and `barycentric_map(differentiable=True)` return; everything
-    else is computed without one.
+    else is computed without one. It reads the points and weights that it was given, not copies: what is computed when
+    asked for, `cost`, products, maps, `plan`, `potentials`, raises ValueError once those were changed in place.
     """
 
     f: Tensor = attrs.field(repr=False)
@@ -58,6 +61,8 @@ class EntropicPlan:
     """What was solved, with the graph of its weights and ε."""
     y: Tensor | None = attrs.field(default=None, repr=False)
     kernel: Kernel | None = attrs.field(default=None, repr=False)
+    inputs: InputsAsSolved = attrs.field(factory=InputsAsSolved, repr=False)
+    """The caller's points and weights: what is computed when asked for is refused once they were changed in place."""
 
     @property
     def epsilon(self) -> Tensor:
@@ -73,8 +78,8 @@ class EntropicPlan:
 
     @property
     def _scalings(self) -> tuple[Tensor, Tensor]:
-        problem = self.problem.detach()
-        return problem.left(self.f), problem.right(self.g)
+        self.inputs.check()
+        return self.problem.detach().scalings(self.f, self.g)
 
     @uncompiled
     @torch.no_grad()
@@ -95,6 +100,7 @@ class EntropicPlan:
         The backward pass solves one linear system with the Schur complement, by conjugate gradients. First derivatives
         only.
         """
+        self.inputs.check()
         return attached_potentials(self.problem, self.f, self.g)
 
     @uncompiled
@@ -105,6 +111,7 @@ class EntropicPlan:
         points x gives the plan's own. `differentiable`: with the graph of z, x, y, a, b and ε, through `potentials`.
         Raises ValueError where the points were never given: see `solve_operator`.
         """
+        self.inputs.check()
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             operator = self.problem.operator
             y, item = mapped_rows(self.y, operator, self.kernel, z)
@@ -125,7 +132,11 @@ class EntropicPlan:
 
 
 def _apply(operator: KernelOperator, left: Tensor, right: Tensor, v: Tensor, *, transposed: bool = False) -> Tensor:
-    """diag(exp left) K diag(exp right) @ v, or its transpose, without overflow; log scalings may be −inf."""
+    """diag(exp left) K diag(exp right) @ v, or its transpose, without overflow; log scalings may be −inf.
+
+    Raises ValueError for a vector of integers.
+    """
+    check_real(v)
     if operator.absorbs:
         scaled = operator.scaled(left, right)
         return scaled.rmatvec(v) if transposed else scaled.matvec(v)

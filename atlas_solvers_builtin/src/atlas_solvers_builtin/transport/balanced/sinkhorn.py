@@ -14,11 +14,13 @@ from atlas_solvers_builtin.transport.balanced.log_domain import solve_in_logarit
 from atlas_solvers_builtin.transport.balanced.parts import begin
 from atlas_solvers_builtin.transport.balanced.progress import REASONS, STALLED, Pace
 from atlas_solvers_builtin.transport.balanced.rounds import solve_rounds
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of, warn
 from atlas_solvers_builtin.transport.problem import (
     PROBED_ROWS,
     Problem,
     check_epsilon,
+    check_same_epsilon,
     mean_cost,
     problem_of,
 )
@@ -116,7 +118,7 @@ class Sinkhorn:
         if epsilon is None:
             epsilon = default_epsilon(mean_cost_of(kernel, x, y, a, b))
         operator = operator_of(kernel, x, y, epsilon=epsilon)
-        return self._solve(operator, a, b, init, y, kernel)
+        return attrs.evolve(self._solve(operator, a, b, init, y, kernel), inputs=as_solved(x, y, a, b))
 
     @uncompiled
     def solve_operator(
@@ -128,8 +130,12 @@ class Sinkhorn:
         init: Any = None,
         y: Tensor | None = None,
     ) -> EntropicPlan:
-        """The same for a given operator, whose own ε holds; y (*batch, m, d) is needed by `barycentric_map` alone."""
-        return self._solve(operator, a, b, init, y, None)
+        """The same for a given operator, whose own ε holds; y (*batch, m, d) is needed by `barycentric_map` alone.
+
+        Raises ValueError where the solver's epsilon is set, and is another one.
+        """
+        check_same_epsilon(self.epsilon, operator)
+        return attrs.evolve(self._solve(operator, a, b, init, y, None), inputs=as_solved(y, a, b))
 
     def _solve(
         self,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import torch
 from atlas_kernels_builtin.grids.grid import Grid
 from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
@@ -16,8 +15,15 @@ from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.barycenters.barycenter_free import move_support
 from atlas_solvers_builtin.transport.barycenters.barycenter_plan import BarycenterPlan, warned
 from atlas_solvers_builtin.transport.barycenters.barycenter_projections import Targets, project
-from atlas_solvers_builtin.transport.barycenters.inputs import refuse_gradients, stacked
-from atlas_solvers_builtin.transport.problem import check_epsilon, check_points, mean_cost, problem_of
+from atlas_solvers_builtin.transport.barycenters.inputs import alike, of_one_mass, refuse_gradients, stacked
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
+from atlas_solvers_builtin.transport.problem import (
+    check_epsilon,
+    check_points,
+    check_same_epsilon,
+    mean_cost,
+    problem_of,
+)
 from atlas_solvers_builtin.transport.settings import (
     SHARE_OF_MEAN_COST,
     epsilon_field,
@@ -42,8 +48,9 @@ class Barycenter:
 
     A barycenter has k inputs where a solver has two, so the batch holds them: `solve(x, y, b=b)` takes the support x
     (n, d), k clouds y (k, m, d) and their weights b (k, m), and returns a `BarycenterPlan`, which is the batch of the k
-    couplings of the barycenter with its inputs, and has `weights`, `points` and more. `solve_many([y_1, …, y_k])` is
-    the same for clouds of different sizes, and `solve_images(images)` for images (k, *shape) on one grid.
+    couplings of the barycenter with its inputs, and has `weights`, `points` and more. For clouds of different
+    sizes `solve_many([y_1, …, y_k], support=x)` is the same, and for images (k, *shape) on one grid
+    `solve_images(images)`.
     """
 
     paper = (
@@ -103,16 +110,20 @@ class Barycenter:
             )
         shares = self._shares(y)
         kernel = fitted_kernel(self.kernel, x, y, a, b)
-        b = None if b is None else b.to(x.dtype).expand(y.shape[:2])
+        dtypes = [None if weights is None else weights.dtype for weights in (a, b)]
+        given, b = b, None if b is None else alike(b, x.dtype).expand(y.shape[:2])
         epsilon = self._epsilon(lambda: mean_cost_of(kernel, x, y, None, b, balanced=False), shares)
         if self.support == "free":
+            if a is not None and a.shape == x.shape[:1]:
+                a = of_one_mass(a, y if b is None else b, dtypes)
             return move_support(
                 kernel, x, y, a, b, shares, epsilon, tolerance=self.tolerance, limit=self.max_iterations, init=init
             )
+        inputs = as_solved(x, y, given)
         operator = operator_of(kernel, x.expand(len(y), *x.shape), y, epsilon=epsilon)
         own = operator_of(kernel, x, x, epsilon=epsilon) if self.debiased else None
         plan = self._project(operator, own, b, init, y)
-        return attrs.evolve(plan, points=x, couplings=attrs.evolve(plan.couplings, kernel=kernel))
+        return attrs.evolve(plan, points=x, couplings=attrs.evolve(plan.couplings, kernel=kernel, inputs=inputs))
 
     def solve_many(
         self,
@@ -161,6 +172,7 @@ class Barycenter:
         y: Tensor | None = None,
     ) -> BarycenterPlan:
         """The same for an operator of batch shape (k,), support to inputs; b (k, m). Not debiased, and not free."""
+        check_same_epsilon(self.epsilon, operator)
         refuse_gradients(a, b)
         if self.debiased or self.support == "free":
             raise ValueError("solve_operator knows no costs within the support and no points: use solve(x, y)")
@@ -175,9 +187,8 @@ class Barycenter:
             raise ValueError(f"a barycenter needs an operator of batch shape (k,), not {operator.batch_shape}")
         problem = problem_of(operator, None, b, balanced=False)
         check_epsilon(problem)
-        mass = problem.b.detach().sum(-1)
-        if ((mass - mass[0]).abs() > 1e3 * torch.finfo(mass.dtype).eps * mass[0]).any():
-            raise ValueError(f"the inputs have masses {mass.tolist()}: divide each by its sum")
+        if b is not None:
+            problem = attrs.evolve(problem, b=alike(problem.b, problem.b.dtype, b.dtype))
         targets = Targets(operator, problem.b.detach(), self._shares(problem.b), own)
         plan = project(targets, tolerance=self.tolerance, limit=self.max_iterations, init=init, y=y)
         return attrs.evolve(plan, seconds=time.perf_counter() - began)

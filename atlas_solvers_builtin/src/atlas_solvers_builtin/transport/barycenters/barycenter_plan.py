@@ -13,7 +13,11 @@ from atlas_solvers_builtin.transport.solution import EntropicPlan
 
 @attrs.frozen(eq=False)
 class BarycenterPlan:
-    """A barycenter of k inputs, and the plans P_k that couple it with them (a `Coupling` of batch shape (k,))."""
+    """A barycenter of k inputs, and the plans P_k that couple it with them (a `Coupling` of batch shape (k,)).
+
+    Its k couplings are one problem, solved together: `status`, `converged` and `marginal_error` are one word, truth
+    value and number, not one a coupling; those, (k,) each, are in `couplings`.
+    """
 
     weights: Tensor = attrs.field(repr=False)
     """a, (n,): of the inputs' mass."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from atlas_solvers_builtin.transport.problem import check_points
+from atlas_solvers_builtin.transport.problem import check_points, equal_masses, mass_slack
 
 
 def stacked(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None, support: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,11 +30,36 @@ def stacked(clouds: Sequence[Tensor], weights: Sequence[Tensor] | None, support:
         not isinstance(own, Tensor) or own.shape != cloud.shape[:1] for own, cloud in zip(weights, clouds, strict=True)
     ):
         raise ValueError("solve_many needs one weight a point of every cloud, a tensor (m_k,) each")
+    common = functools.reduce(torch.promote_types, (own.dtype for own in weights))
     size = max(map(len, clouds))
     # No cost there that is not among the others.
     y = torch.stack([torch.cat([cloud, cloud[:1].expand(size - len(cloud), -1)]) for cloud in clouds])
-    b = torch.stack([torch.cat([own, own.new_zeros(size - len(own))]).to(support) for own in weights])
+    b = torch.stack([torch.cat([own, own.new_zeros(size - len(own))]).to(common) for own in weights])
     return y, b
+
+
+def alike(b: Tensor, dtype: torch.dtype, own: torch.dtype | None = None) -> Tensor:
+    """Weights b (k, m), of one mass each but for rounding in `own`, by default theirs, in `dtype` and of one mass.
+
+    Raises ValueError where the masses differ by more.
+    """
+    own, b = own or b.dtype, b.to(dtype)
+    mass = b.detach().sum(-1, keepdim=True)
+    slack = mass_slack(dtype, [own])
+    if ((mass - mass[:1]).abs() > slack * mass[:1]).any():
+        raise ValueError(f"the inputs have masses {mass.flatten().tolist()}: divide each by its sum")
+    return b * (mass[:1] / mass) if slack > mass_slack(dtype) else b
+
+
+def of_one_mass(a: Tensor, b: Tensor, own: Sequence[torch.dtype | None]) -> Tensor:
+    """Weights a (n,) of a free support in the dtype of b (k, m), and of its mass; b may be points
+    y (k, m, d) of uniform weights. `own` are the dtypes that weights came in.
+
+    Raises ValueError as `equal_masses` does.
+    """
+    target = b[0] if b.ndim == 2 else b.new_full(b.shape[1:2], 1 / b.shape[1])
+    coarsest = max((each for each in own if each is not None), key=lambda each: mass_slack(b.dtype, [each]))
+    return equal_masses(a.to(b.dtype), target, [coarsest, None])[0]
 
 
 def refuse_gradients(*inputs: Tensor | None) -> None:

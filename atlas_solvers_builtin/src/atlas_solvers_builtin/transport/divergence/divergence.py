@@ -15,6 +15,7 @@ from torch import Tensor
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from atlas_solvers_builtin.transport.divergence.symmetric import SelfTransport, self_transport
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.items import spread
 from atlas_solvers_builtin.transport.problem import problem_of
 from atlas_solvers_builtin.transport.settings import (
@@ -112,6 +113,13 @@ class SinkhornDivergence:
     )
     max_iterations: int = max_iterations_field(10_000, "Iterations after which each gives up.")
 
+    def __attrs_post_init__(self) -> None:
+        if self.rho == math.inf and self.marginals != "kl":
+            raise ValueError(
+                f"marginals = {self.marginals!r} has no effect with rho = inf, where no mass may differ: set a finite "
+                "rho, or leave marginals out"
+            )
+
     @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
@@ -146,7 +154,8 @@ class SinkhornDivergence:
             )
         if said:
             warnings.warn(f"sinkhorn-divergence: {' '.join(said)}", RuntimeWarning, stacklevel=3)
-        return self._result(value, attrs.evolve(across, kernel=kernel), (within[0], within[1]), start)
+        across = attrs.evolve(across, kernel=kernel, inputs=as_solved(x, y, a, b))
+        return self._result(value, across, (within[0], within[1]), start)
 
     @uncompiled
     def solve_operator(

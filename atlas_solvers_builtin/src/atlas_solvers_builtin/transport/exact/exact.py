@@ -16,6 +16,7 @@ from torch import Tensor
 from atlas_core.contracts import Kernel, KernelOperator
 from atlas_solvers_builtin.transport.exact.assignment import assign, is_assignment
 from atlas_solvers_builtin.transport.exact.sparse_coupling import SparseCoupling, costs
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.problem import Problem, problem_of
 from atlas_solvers_builtin.transport.settings import fitted_kernel, kernel_field, max_iterations_field
 from atlas_solvers_builtin.transport.uncompiled import uncompiled
@@ -50,7 +51,7 @@ class Exact:
         """
         kernel = fitted_kernel(self.kernel, x, y, a, b)
         solution = self.solve_operator(operator_of(kernel, x, y), a=a, b=b, init=init, y=y.detach())
-        return attrs.evolve(solution, kernel=kernel)
+        return attrs.evolve(solution, kernel=kernel, inputs=as_solved(x, y, a, b))
 
     @uncompiled
     def solve_operator(
@@ -96,6 +97,7 @@ class Exact:
             converged=torch.tensor([s == "converged" for s in status], device=operator.device).reshape(shape),
             seconds=time.perf_counter() - start,
             y=y,
+            inputs=as_solved(y, a, b),
         )
         self._warn(solution)
         return solution

@@ -6,9 +6,11 @@ import math
 
 import attrs
 import torch
+from atlas_kernels_builtin.exact.checks import check_real
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.inputs_as_solved import InputsAsSolved
 from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.problem import Problem
 
@@ -44,6 +46,8 @@ class SparseCoupling:
     seconds: float
     y: Tensor | None = attrs.field(default=None, repr=False)
     kernel: Kernel | None = attrs.field(default=None, repr=False)
+    inputs: InputsAsSolved = attrs.field(factory=InputsAsSolved, repr=False)
+    """The caller's points and weights: what is computed when asked for is refused once they were changed in place."""
 
     @property
     def cost(self) -> Tensor:
@@ -67,6 +71,7 @@ class SparseCoupling:
         return self._apply(u, self.columns, m, self.rows, n)
 
     def _apply(self, v: Tensor, into: Tensor, size: int, out_of: Tensor, length: int) -> Tensor:
+        check_real(v)
         shape = self.problem.operator.batch_shape
         if v.shape[: len(shape) + 1] != (*shape, length) or v.ndim > len(shape) + 2:
             wanted = (*shape, length)
@@ -85,6 +90,7 @@ class SparseCoupling:
         A new point, and one of weight 0, goes where the potential sends it, to the y_j of least C(z, y_j) − g_j.
         Raises ValueError where the points, or for z the kernel, were never given: see `solve_operator`.
         """
+        self.inputs.check()
         operator, sources = self.problem.operator, self.problem.a
         y, item = mapped_rows(self.y, operator, self.kernel, z)
         if z is not None:

@@ -17,8 +17,9 @@ from atlas_solvers_builtin.transport.balanced.sinkhorn import Sinkhorn
 from atlas_solvers_builtin.transport.grids.grid_dense import dense_ladder, log_kernel_of, solve_dense
 from atlas_solvers_builtin.transport.grids.grid_levels import Level, apply_axes, levels_of
 from atlas_solvers_builtin.transport.grids.grid_newton import CoarseInverse, Precondition, Solved, State, newton
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.outcome import Meter, Outcome, plan_of
-from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, check_same_epsilon, problem_of
 from atlas_solvers_builtin.transport.settings import default_epsilon, epsilon_field, kernel_field, tolerance_field
 from atlas_solvers_builtin.transport.solution import EntropicPlan
 from atlas_solvers_builtin.transport.uncompiled import uncompiled
@@ -70,14 +71,16 @@ class SinkhornGrid:
         dims = len(grid.shape)
         operator = grid.operator(like=a, epsilon=1.0)
         weights = [image.flatten(-dims) for image in (a, b)]
-        return self._solve(grid, operator, weights[0], weights[1], init)
+        plan = self._solve(grid, operator, weights[0], weights[1], init)
+        return attrs.evolve(plan, inputs=as_solved(a, b))
 
     @uncompiled
     def solve(
         self, x: Tensor, y: Tensor, *, a: Tensor | None = None, b: Tensor | None = None, init: Any = None
     ) -> EntropicPlan:
         """Couple weights a and b (*batch, N) on the points of the kernel's grid, x = y = grid.points() (N, d)."""
-        return self._solve(self.kernel, operator_of(self.kernel, x, y), a, b, init, y=y)
+        plan = self._solve(self.kernel, operator_of(self.kernel, x, y), a, b, init, y=y)
+        return attrs.evolve(plan, inputs=as_solved(x, y, a, b))
 
     @uncompiled
     def solve_operator(
@@ -89,13 +92,18 @@ class SinkhornGrid:
         init: Any = None,
         y: Tensor | None = None,
     ) -> EntropicPlan:
-        """The same for an operator of the kernel `grid`, whose own ε holds; `init` leaves out the coarse levels."""
+        """The same for an operator of the kernel `grid`, whose own ε holds; `init` leaves out the coarse levels.
+
+        Raises ValueError where the solver's epsilon is set, and is another one.
+        """
         if not isinstance(operator, SeparableOperator):
             raise ValueError(
                 f"sinkhorn-grid needs an operator of the kernel `grid` whose cost is a sum over the axes, not a "
                 f"{type(operator).__name__}: use the solver `sinkhorn`"
             )
-        return self._solve_problem(operator, a, b, init, y, None)
+        check_same_epsilon(self.epsilon, operator)
+        plan = self._solve_problem(operator, a, b, init, y, None)
+        return attrs.evolve(plan, inputs=as_solved(y, a, b))
 
     def _solve(
         self, kernel: Kernel, operator: KernelOperator, a: Tensor | None, b: Tensor | None, init: Any, y: Any = None

@@ -12,6 +12,7 @@ from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.low_rank.cost_products import CostProducts, StreamedCosts, cost_products
 from atlas_solvers_builtin.transport.low_rank.factors import Factors, first_factors, projected, slope_of
 from atlas_solvers_builtin.transport.low_rank.low_rank_coupling import LowRankCoupling
@@ -71,7 +72,7 @@ class LowRank:
         if x.requires_grad or y.requires_grad:
             detached = cost_products(kernel, x.detach(), y.detach(), operator_of(kernel, x.detach(), y.detach()))
         solution = self._solve(operator, products, detached, a, b, init)
-        return attrs.evolve(solution, y=y.detach(), kernel=kernel)
+        return attrs.evolve(solution, y=y.detach(), kernel=kernel, inputs=as_solved(x, y, a, b))
 
     @uncompiled
     def solve_operator(
@@ -85,7 +86,8 @@ class LowRank:
     ) -> LowRankCoupling:
         """The same for the cost −ε log K of a given operator; y (*batch, m, d) is needed by `barycentric_map` alone."""
         products = StreamedCosts(operator)
-        return attrs.evolve(self._solve(operator, products, products, a, b, init), y=y)
+        solution = self._solve(operator, products, products, a, b, init)
+        return attrs.evolve(solution, y=y, inputs=as_solved(y, a, b))
 
     def _solve(
         self,
@@ -131,7 +133,10 @@ class LowRank:
         if init is None:
             return first_factors(problem, products, _unit(problem), rank, self.seed)
         if not isinstance(init, LowRankCoupling):
-            raise ValueError(f"init must be a low-rank solution, not a {type(init).__name__}")
+            raise ValueError(
+                f"init must be a low-rank solution, not a {type(init).__name__}: leave "
+                "init out, or pass what `low-rank` returned for these points at this rank"
+            )
         shapes = (*problem.a.shape, rank), (*problem.b.shape, rank), (*problem.a.shape[:-1], rank)
         found = init.out, init.into, init.w
         if tuple(t.shape for t in found) != shapes:

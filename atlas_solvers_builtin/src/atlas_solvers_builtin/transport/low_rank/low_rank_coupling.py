@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import attrs
 import torch
+from atlas_kernels_builtin.exact.checks import check_real
 from torch import Tensor
 
 from atlas_core.contracts import Kernel
+from atlas_solvers_builtin.transport.inputs_as_solved import InputsAsSolved
 from atlas_solvers_builtin.transport.items import as_items, mapped_rows, operator_from
 from atlas_solvers_builtin.transport.low_rank.cost_products import cost_products
 from atlas_solvers_builtin.transport.problem import Problem
@@ -40,6 +42,8 @@ class LowRankCoupling:
     seconds: float
     y: Tensor | None = attrs.field(default=None, repr=False)
     kernel: Kernel | None = attrs.field(default=None, repr=False)
+    inputs: InputsAsSolved = attrs.field(factory=InputsAsSolved, repr=False)
+    """The caller's points and weights: what is computed when asked for is refused once they were changed in place."""
 
     @property
     def cost(self) -> Tensor:
@@ -49,11 +53,13 @@ class LowRankCoupling:
     @property
     def q(self) -> Tensor:
         """Q, (*batch, n, r): the mass that goes from each source to each intermediate point."""
+        self.inputs.check()
         return self.problem.a[..., None] * self.out
 
     @property
     def r(self) -> Tensor:
         """R, (*batch, m, r): the mass that goes from it to each target."""
+        self.inputs.check()
         return self.problem.b[..., None] * self.into
 
     @property
@@ -70,6 +76,7 @@ class LowRankCoupling:
         return self._through(self.q, self.r, u)
 
     def _through(self, source: Tensor, target: Tensor, v: Tensor) -> Tensor:
+        check_real(v)
         if v.ndim == self.w.ndim:
             return self._through(source, target, v[..., None])[..., 0]
         return target.to(v.dtype) @ ((source.mT.to(v.dtype) @ v) / self.w.to(v.dtype)[..., None])
@@ -81,6 +88,7 @@ class LowRankCoupling:
         A new point passes through the intermediate point of least mean cost less its level.
         Raises ValueError where the points, or for z the kernel, were never given: see `solve_operator`.
         """
+        self.inputs.check()
         rows, item = mapped_rows(self.y, self.problem.operator, self.kernel, z)
         centres = (self.r.mT @ rows) / self.w[..., None]
         if z is None:

@@ -12,8 +12,9 @@ from atlas_kernels_builtin.operators import operator_of
 from torch import Tensor
 
 from atlas_core.contracts import Kernel, KernelOperator
+from atlas_solvers_builtin.transport.inputs_as_solved import as_solved
 from atlas_solvers_builtin.transport.outcome import Meter
-from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, mean_cost, problem_of
+from atlas_solvers_builtin.transport.problem import Problem, check_epsilon, check_same_epsilon, mean_cost, problem_of
 from atlas_solvers_builtin.transport.settings import (
     A_PRICE,
     epsilon_field,
@@ -86,7 +87,8 @@ class SinkhornUnbalanced:
         kernel, mean, epsilon = scaled_kernel(self.kernel, self.epsilon, x, y, a, b, balanced=self._balanced)
         meter = Meter(x.device)
         attached = self._problem(operator_of(kernel, x, y, epsilon=epsilon), a, b)
-        return self._solve(attached, _positive(mean), init, meter, y=y, kernel=kernel)
+        solution = self._solve(attached, _positive(mean), init, meter, y=y, kernel=kernel)
+        return attrs.evolve(solution, inputs=as_solved(x, y, a, b))
 
     @uncompiled
     def solve_operator(
@@ -98,10 +100,15 @@ class SinkhornUnbalanced:
         init: Any = None,
         y: Tensor | None = None,
     ) -> UnbalancedPlan:
-        """The same for a given operator, whose own ε holds; y (*batch, m, d) is needed by `barycentric_map` alone."""
+        """The same for a given operator, whose own ε holds; y (*batch, m, d) is needed by `barycentric_map` alone.
+
+        Raises ValueError where the solver's epsilon is set, and is another one.
+        """
+        check_same_epsilon(self.epsilon, operator)
         meter = Meter(operator.device)
         attached = self._problem(operator, a, b)
-        return self._solve(attached, _positive(mean_cost(attached.detach())), init, meter, y=y, kernel=None)
+        solution = self._solve(attached, _positive(mean_cost(attached.detach())), init, meter, y=y, kernel=None)
+        return attrs.evolve(solution, inputs=as_solved(y, a, b))
 
     def _solve(
         self,

@@ -41,6 +41,7 @@ class UnbalancedPlan(EntropicPlan):
             )
         if all(isinstance(penalty, Balanced) for penalty in self.penalties):
             return super().potentials()
+        self.inputs.check()
         return attached_potentials(self.problem, self.penalties, self.f, self.g)
 
 
