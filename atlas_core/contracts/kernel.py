@@ -140,7 +140,9 @@ class KernelOperator(Protocol):
         """diag(exp log_left) K diag(exp log_right), without overflow: (*batch, n), (*batch, m).
 
         An operator that stores its entries may store them in `storage` (its products are then rounded to that, its
-        `sums` are not), and may leave out entries below `drop`.
+        `sums` are not), and may leave out entries below `drop`. One that has `wide_scalings = True` takes float64
+        scalings, whatever its own dtype, and adds them up unrounded: they are large, and solvers in float32 then know
+        their marginals better.
         """
         ...
 

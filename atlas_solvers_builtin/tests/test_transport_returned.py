@@ -96,6 +96,20 @@ def test_the_error_that_is_told_in_float32_is_that_of_the_potentials(method, eps
     true = true_error(plan, kernel, x, y, epsilon)
     assert float(plan.marginal_error) == pytest.approx(true, rel=0.05, abs=3e-7)
     assert bool(plan.converged) == (float(plan.marginal_error) <= 1e-5)
+    # What is computed when asked for is of the same plan.
+    for rows in (plan.plan().sum(1), plan.matvec(torch.ones(150))):
+        assert rows.dtype == torch.float32
+        torch.testing.assert_close(rows, plan.marginals[0], rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("epsilon", [1e-2, 1e-3])
+def test_the_error_that_is_told_in_float32_on_a_grid_is_that_of_the_potentials(epsilon):
+    grid, (a, b) = Grid((9, 8), kernel=Gaussian(0.4)), torch.tensor(RNG.normal(size=(2, 72))).softmax(-1).float()
+    solver, points = Sinkhorn(tolerance=1e-5, max_iterations=500), grid.points()
+    plan = quietly(solver.solve_operator, grid.operator(like=a.reshape(9, 8), epsilon=epsilon), a=a, b=b)
+    true = true_error(plan, grid.kernel, points, points, epsilon)
+    assert float(plan.marginal_error) == pytest.approx(true, rel=0.05, abs=3e-7)
+    assert bool(plan.converged) == (float(plan.marginal_error) <= 1e-5)
 
 
 def test_what_float32_cannot_carry_stalls_and_float64_is_advised():

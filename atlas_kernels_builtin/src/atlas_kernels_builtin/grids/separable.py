@@ -26,6 +26,7 @@ class SeparableOperator:
     """
 
     absorbs = True
+    wide_scalings = True
     positive = True
 
     logs: tuple[Tensor, ...]
