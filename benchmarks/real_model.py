@@ -33,6 +33,7 @@ from atlas_core.engine.sampling import bind
 
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
 OURS = {
+    "atlas/multistep": ["sampler.use=multistep", "sampling.grid.use=logistic-log-snr"],
     "atlas/unipc": ["sampler.use=unipc", "sampling.grid.use=logistic-log-snr"],
     "atlas/dpmpp-2m": ["sampler.use=dpmpp-2m", "sampling.grid.use=logistic-log-snr"],
     "atlas/euler": ["sampler.use=euler", "sampling.grid.use=logistic-log-snr"],
@@ -100,13 +101,14 @@ def measure(options: Any) -> Comparison:
     seeds = range(options.count)
     labels = [i % len(pipeline.spec.classes) for i in seeds]
     contenders = {name: ours(pipeline, overrides, seeds, labels) for name, overrides in OURS.items()}
-    if pipeline.plan.grid.id.endswith(":fitted"):
-        contenders["atlas/fitted"] = ours(pipeline, [], seeds, labels)
+    for name in ("multistep", "unipc"):
+        if pipeline.varied([f"sampler.use={name}"]).plan.grid.id.endswith(":fitted"):
+            contenders[f"atlas/{name}, fitted"] = ours(pipeline, [f"sampler.use={name}"], seeds, labels)
     contenders |= {name: of_diffusers(pipeline, each, seeds, labels) for name, each in DIFFUSERS.items()}
     contenders |= {f"k-diffusion/{n[7:]}": of_k_diffusion(pipeline, n, seeds, labels) for n in K_DIFFUSION}
     train, real = (clamped(whole(pipeline.plan.dataset, split), pipeline.spec) for split in ("train", "test"))
     scorers = scorers_of([each.build() for each in pipeline.plan.metrics], train, real, pipeline.spec)
-    fine, _ = contenders["atlas/dpmpp-2m"](options.reference)
+    fine, _ = contenders["atlas/multistep"](options.reference)
     fine = fine.clamp(*pipeline.spec.value_range or (None, None))
     entries = []
     for name, draw in contenders.items():
@@ -120,7 +122,7 @@ def measure(options: Any) -> Comparison:
             cells = {scorer.name: scorer.score(batch) for scorer in scorers}
             entries.append(Entry(name, nfe, used, None, round(seconds, 2), error, cells))
     columns = tuple(scorer.column([]) for scorer in scorers)
-    return Comparison(tuple(entries), columns, options.count, 0, f"dpmpp-2m at {options.reference} NFE")
+    return Comparison(tuple(entries), columns, options.count, 0, f"multistep at {options.reference} NFE")
 
 
 def main() -> None:
