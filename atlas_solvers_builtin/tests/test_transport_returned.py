@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import attrs
 import numpy as np
 import pytest
 import torch
+from atlas_kernels_builtin.auto.auto import Auto
 from atlas_kernels_builtin.exact.exact_kernels import Dense, Streaming
 from atlas_kernels_builtin.grids.grid import Grid
 from atlas_kernels_builtin.kernels.squared_euclidean import SquaredEuclidean
@@ -85,13 +87,12 @@ def test_a_solve_on_a_grid_cut_short_is_sane():
     assert true_error(plan, grid.kernel, points, points, 1e-3) == pytest.approx(float(plan.marginal_error), rel=1e-6)
 
 
-@pytest.mark.parametrize("storage", ["dense", "streaming"])
+@pytest.mark.parametrize("form", [Dense, Streaming, partial(Auto, positive=True)], ids=["dense", "streaming", "auto"])
 @pytest.mark.parametrize(("method", "epsilon"), [("newton", 1e-3), ("newton", 1e-2), ("log", 1e-1)])
-def test_the_error_that_is_told_in_float32_is_that_of_the_potentials(method, epsilon, storage):
+def test_the_error_that_is_told_in_float32_is_that_of_the_potentials(method, epsilon, form):
     x, y = X.float(), Y.float()
     kernel = SquaredEuclidean(scale=2.5)
-    wrapped = Dense(kernel=kernel) if storage == "dense" else Streaming(kernel=kernel)
-    solver = Sinkhorn(kernel=wrapped, epsilon=epsilon, tolerance=1e-5, method=method, max_iterations=500)
+    solver = Sinkhorn(kernel=form(kernel=kernel), epsilon=epsilon, tolerance=1e-5, method=method, max_iterations=500)
     plan = quietly(solver.solve, x, y)
     true = true_error(plan, kernel, x, y, epsilon)
     assert float(plan.marginal_error) == pytest.approx(true, rel=0.05, abs=3e-7)

@@ -221,6 +221,11 @@ class AutoOperator:
     def absorbs(self) -> bool:
         return self.inner.absorbs
 
+    @property
+    def wide_scalings(self) -> bool:
+        """As of the operator that was taken."""
+        return getattr(self.inner, "wide_scalings", False)
+
     def matvec(self, v: Tensor) -> Tensor:
         """K @ v: (*batch, m) or (*batch, m, k) -> (*batch, n) or (*batch, n, k)."""
         return self.inner.matvec(v)
