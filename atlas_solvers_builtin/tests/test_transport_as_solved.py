@@ -83,6 +83,21 @@ def test_an_optimizer_step_is_a_change_and_what_was_asked_before_stays():
     clone.plan()
 
 
+@pytest.mark.parametrize(
+    "solver", SOLVERS, ids=lambda solver: f"{type(solver).__name__}-{getattr(solver, 'method', '')}"
+)
+def test_a_value_is_differentiated_where_it_was_solved(solver):
+    x, y = cloud(9, 0).requires_grad_(), cloud(8, 1)
+    value = solver.solve(x, y).value
+    with torch.no_grad():
+        x.mul_(2)
+    with pytest.raises(ValueError, match=SAID):
+        value.backward()
+    assert x.grad is None
+    solver.solve(x, y).value.backward()
+    assert bool(x.grad.isfinite().all())
+
+
 def test_barycenters_grids_and_given_operators():
     x, y = cloud(9, 0), torch.stack([cloud(8, 1), cloud(8, 2)])
     for support in ("fixed", "free"):

@@ -32,14 +32,21 @@ class InputsAsSolved:
                 "or pass x.clone() (the same goes for y and the weights)"
             )
 
+    def watch(self, value: Tensor) -> None:
+        """Have the backward pass of `value`, which reads them again, begin with `check`."""
+        if value.requires_grad:
+            value.register_hook(lambda _: self.check())  # type: ignore[no-untyped-call]
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         self.check()  # a copy counts from its own start
         return InputsAsSolved, (self.tensors,)
 
 
-def as_solved(*inputs: Tensor | None) -> InputsAsSolved:
-    """Note x, y, a, b, those that are there, as they are now."""
-    return InputsAsSolved(tuple(each for each in inputs if each is not None))
+def as_solved(*inputs: Tensor | None, value: Tensor) -> InputsAsSolved:
+    """Note x, y, a, b, those that are there, as they are now, and see to it that `value` is differentiated at these."""
+    found = InputsAsSolved(tuple(each for each in inputs if each is not None))
+    found.watch(value)
+    return found
 
 
 def _version(tensor: Tensor) -> int | None:

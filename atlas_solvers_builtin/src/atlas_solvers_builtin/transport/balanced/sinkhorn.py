@@ -118,7 +118,8 @@ class Sinkhorn:
         if epsilon is None:
             epsilon = default_epsilon(mean_cost_of(kernel, x, y, a, b))
         operator = operator_of(kernel, x, y, epsilon=epsilon)
-        return attrs.evolve(self._solve(operator, a, b, init, y, kernel), inputs=as_solved(x, y, a, b))
+        plan = self._solve(operator, a, b, init, y, kernel)
+        return attrs.evolve(plan, inputs=as_solved(x, y, a, b, value=plan.value))
 
     @uncompiled
     def solve_operator(
@@ -135,7 +136,8 @@ class Sinkhorn:
         Raises ValueError where the solver's epsilon is set, and is another one.
         """
         check_same_epsilon(self.epsilon, operator)
-        return attrs.evolve(self._solve(operator, a, b, init, y, None), inputs=as_solved(y, a, b))
+        plan = self._solve(operator, a, b, init, y, None)
+        return attrs.evolve(plan, inputs=as_solved(y, a, b, value=plan.value))
 
     def _solve(
         self,

@@ -119,10 +119,10 @@ class Barycenter:
             return move_support(
                 kernel, x, y, a, b, shares, epsilon, tolerance=self.tolerance, limit=self.max_iterations, init=init
             )
-        inputs = as_solved(x, y, given)
         operator = operator_of(kernel, x.expand(len(y), *x.shape), y, epsilon=epsilon)
         own = operator_of(kernel, x, x, epsilon=epsilon) if self.debiased else None
         plan = self._project(operator, own, b, init, y)
+        inputs = as_solved(x, y, given, value=plan.value)
         return attrs.evolve(plan, points=x, couplings=attrs.evolve(plan.couplings, kernel=kernel, inputs=inputs))
 
     def solve_many(

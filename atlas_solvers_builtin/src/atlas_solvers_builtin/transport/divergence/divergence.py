@@ -154,7 +154,7 @@ class SinkhornDivergence:
             )
         if said:
             warnings.warn(f"sinkhorn-divergence: {' '.join(said)}", RuntimeWarning, stacklevel=3)
-        across = attrs.evolve(across, kernel=kernel, inputs=as_solved(x, y, a, b))
+        across = attrs.evolve(across, kernel=kernel, inputs=as_solved(x, y, a, b, value=value))
         return self._result(value, across, (within[0], within[1]), start)
 
     @uncompiled

@@ -51,7 +51,7 @@ class Exact:
         """
         kernel = fitted_kernel(self.kernel, x, y, a, b)
         solution = self.solve_operator(operator_of(kernel, x, y), a=a, b=b, init=init, y=y.detach())
-        return attrs.evolve(solution, kernel=kernel, inputs=as_solved(x, y, a, b))
+        return attrs.evolve(solution, kernel=kernel, inputs=as_solved(x, y, a, b, value=solution.value))
 
     @uncompiled
     def solve_operator(
@@ -97,7 +97,7 @@ class Exact:
             converged=torch.tensor([s == "converged" for s in status], device=operator.device).reshape(shape),
             seconds=time.perf_counter() - start,
             y=y,
-            inputs=as_solved(y, a, b),
+            inputs=as_solved(y, a, b, value=value),
         )
         self._warn(solution)
         return solution

@@ -72,7 +72,7 @@ class SinkhornGrid:
         operator = grid.operator(like=a, epsilon=1.0)
         weights = [image.flatten(-dims) for image in (a, b)]
         plan = self._solve(grid, operator, weights[0], weights[1], init)
-        return attrs.evolve(plan, inputs=as_solved(a, b))
+        return attrs.evolve(plan, inputs=as_solved(a, b, value=plan.value))
 
     @uncompiled
     def solve(
@@ -80,7 +80,7 @@ class SinkhornGrid:
     ) -> EntropicPlan:
         """Couple weights a and b (*batch, N) on the points of the kernel's grid, x = y = grid.points() (N, d)."""
         plan = self._solve(self.kernel, operator_of(self.kernel, x, y), a, b, init, y=y)
-        return attrs.evolve(plan, inputs=as_solved(x, y, a, b))
+        return attrs.evolve(plan, inputs=as_solved(x, y, a, b, value=plan.value))
 
     @uncompiled
     def solve_operator(
@@ -103,7 +103,7 @@ class SinkhornGrid:
             )
         check_same_epsilon(self.epsilon, operator)
         plan = self._solve_problem(operator, a, b, init, y, None)
-        return attrs.evolve(plan, inputs=as_solved(y, a, b))
+        return attrs.evolve(plan, inputs=as_solved(y, a, b, value=plan.value))
 
     def _solve(
         self, kernel: Kernel, operator: KernelOperator, a: Tensor | None, b: Tensor | None, init: Any, y: Any = None

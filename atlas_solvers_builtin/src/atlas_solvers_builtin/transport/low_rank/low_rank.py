@@ -72,7 +72,7 @@ class LowRank:
         if x.requires_grad or y.requires_grad:
             detached = cost_products(kernel, x.detach(), y.detach(), operator_of(kernel, x.detach(), y.detach()))
         solution = self._solve(operator, products, detached, a, b, init)
-        return attrs.evolve(solution, y=y.detach(), kernel=kernel, inputs=as_solved(x, y, a, b))
+        return attrs.evolve(solution, y=y.detach(), kernel=kernel, inputs=as_solved(x, y, a, b, value=solution.value))
 
     @uncompiled
     def solve_operator(
@@ -87,7 +87,7 @@ class LowRank:
         """The same for the cost −ε log K of a given operator; y (*batch, m, d) is needed by `barycentric_map` alone."""
         products = StreamedCosts(operator)
         solution = self._solve(operator, products, products, a, b, init)
-        return attrs.evolve(solution, y=y, inputs=as_solved(y, a, b))
+        return attrs.evolve(solution, y=y, inputs=as_solved(y, a, b, value=solution.value))
 
     def _solve(
         self,

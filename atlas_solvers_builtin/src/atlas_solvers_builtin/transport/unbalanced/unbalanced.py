@@ -88,7 +88,7 @@ class SinkhornUnbalanced:
         meter = Meter(x.device)
         attached = self._problem(operator_of(kernel, x, y, epsilon=epsilon), a, b)
         solution = self._solve(attached, _positive(mean), init, meter, y=y, kernel=kernel)
-        return attrs.evolve(solution, inputs=as_solved(x, y, a, b))
+        return attrs.evolve(solution, inputs=as_solved(x, y, a, b, value=solution.value))
 
     @uncompiled
     def solve_operator(
@@ -108,7 +108,7 @@ class SinkhornUnbalanced:
         meter = Meter(operator.device)
         attached = self._problem(operator, a, b)
         solution = self._solve(attached, _positive(mean_cost(attached.detach())), init, meter, y=y, kernel=None)
-        return attrs.evolve(solution, inputs=as_solved(y, a, b))
+        return attrs.evolve(solution, inputs=as_solved(y, a, b, value=solution.value))
 
     def _solve(
         self,
