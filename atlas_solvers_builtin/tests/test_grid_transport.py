@@ -214,3 +214,13 @@ def test_is_a_solver_found_by_name():
 def test_bad_input_is_told_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call(SinkhornGrid(kernel=Gaussian(0.3), epsilon=0.1))
+
+
+def test_threads_are_as_many_after_a_solve_as_before() -> None:
+    before, image = torch.get_num_threads(), torch.rand(8, 8, dtype=torch.float64)
+    try:
+        torch.set_num_threads(3)
+        build("solver", "sinkhorn-grid", epsilon=0.05).solve_images(image / image.sum(), image.T / image.sum())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

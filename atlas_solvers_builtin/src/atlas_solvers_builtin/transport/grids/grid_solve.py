@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -32,6 +33,8 @@ SIDE_BY_SIDE = 2**16
 """Points of the problems of a batch that are solved at once: their vectors stay in the cache."""
 DENSE = 1024
 """Points of a level whose matrix may be inverted to precondition finer ones."""
+ONE_THREAD = 2**17
+"""Points that one thread solves faster than two."""
 COARSE_TOLERANCE = 1e-2
 """On coarse levels: halving the cells alone changes the plan by more."""
 ROUGH = 0.2
@@ -161,8 +164,9 @@ class SinkhornGrid:
         for group in _groups(epsilons, max(1, SIDE_BY_SIDE // points)):
             # A single problem has no batch dimension: the small products of an axis are faster without.
             rows = group if len(group) > 1 else group[0]
-            levels = levels_of(operator, weights[0][rows], weights[1][rows], smallest=COARSEST)
-            found = coarse_to_fine(levels, epsilons[group[0]], self.tolerance)
+            with threads_for(operator.device, len(group) * points):
+                levels = levels_of(operator, weights[0][rows], weights[1][rows], smallest=COARSEST)
+                found = coarse_to_fine(levels, epsilons[group[0]], self.tolerance)
             solved |= {row: (found, place) for place, row in enumerate(group)}
         return self._outcome(problem, operator, [solved[row] for row in range(len(epsilons))])
 
@@ -183,6 +187,23 @@ class SinkhornGrid:
         longest = max((found for found, _ in solved), key=lambda found: len(found.history))
         products = max(found.products for found, _ in solved)
         return Outcome(f, g, marginals, reasons, longest.history, len(longest.history) - 1, products)
+
+
+@contextmanager
+def threads_for(device: torch.device, points: int) -> Iterator[None]:
+    """One CPU thread for as long as a small problem is solved, and as many as before afterwards.
+
+    Its products are of small matrices: two threads took twice as long at 64², waiting for each other.
+    """
+    before = torch.get_num_threads()
+    if device.type != "cpu" or points > ONE_THREAD or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _groups(epsilons: list[float], most: int) -> list[list[int]]:
