@@ -220,7 +220,7 @@ def test_threads_are_as_many_after_a_solve_as_before() -> None:
     before, image = torch.get_num_threads(), torch.rand(8, 8, dtype=torch.float64)
     try:
         torch.set_num_threads(3)
-        build("solver", "sinkhorn-grid", epsilon=0.05).solve_images(image / image.sum(), image.T / image.sum())
+        SinkhornGrid(kernel=SquaredEuclidean(), epsilon=0.05).solve_images(image / image.sum(), image.T / image.sum())
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
