@@ -54,13 +54,19 @@ def _in_mode(image: Image, mode: str, path: Path) -> Image:
         return image
     if image.mode in ("1", "L", "P", "RGB") and mode in ("RGB", "RGBA"):
         return image.convert(mode)
-    if image.mode == "1":
+    if mode == "L" and (image.mode == "1" or (image.mode == "RGB" and _is_grey(image))):
         return image.convert("L")
     names = {"L": "grey images of 8 bits", "RGB": "colour images of 8 bits", "RGBA": "transparent images of 8 bits"}
     raise UsageError(
         f"{path} is an image of mode {image.mode}; the network draws {names[mode]}",
         hint="Convert it first: what may be lost by it is for you to say.",
     )
+
+
+def _is_grey(image: Image) -> bool:
+    """Whether the three channels say the same, as of grey images that a program saved in colour."""
+    red, green, blue = image.split()
+    return red.tobytes() == green.tobytes() == blue.tobytes()
 
 
 def _bytes(path: Path, shape: tuple[int, int, int]) -> Tensor:
