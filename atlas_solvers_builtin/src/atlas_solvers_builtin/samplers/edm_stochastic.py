@@ -22,7 +22,7 @@ class EDMStochastic:
 
         ŷ = y + s_noise √(ς̂² − ς²) z,
 
-    then Heun's step of the probability-flow ODE from ς̂ to the next ς. churn = 0 is `heun` with pairs = false with pairs = false. No
+    then Heun's step of the probability-flow ODE from ς̂ to the next ς. churn = 0 is `heun` with pairs = false. No
     step starts above the process's own largest noise, and pure noise (α = 0) is left as it is.
     """
 
