@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atlas_core.cli import options
 from atlas_core.cli.progress import result
-from atlas_core.cli.sample import conditions_of, unused
+from atlas_core.cli.sample import conditions_of, refuse_without_effect, unused
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @click.command("edit")
@@ -52,12 +58,11 @@ def edit(
     atlas-core edit runs/digits halves/ --mask left-half.png --condition 7
     atlas-core edit runs/digits small.png --enlarge 2
     """
-    from atlas_core import tasks
     from atlas_core.errors import UsageError
     from atlas_core.pipeline import load
     from atlas_core.report.pictures import write_samples
     from atlas_core.tasks.given import image_shape
-    from atlas_core.tasks.reading import image_files, read_images, read_mask
+    from atlas_core.tasks.reading import image_files, read_images
 
     if sum(each is not None for each in (strength, mask, enlarge)) > 1:
         raise UsageError("--strength, --mask and --enlarge are three tasks: give one of them")
@@ -65,27 +70,38 @@ def edit(
         raise UsageError("--passes goes with --mask or --enlarge")
     if steps is not None and nfe is not None:
         raise UsageError("--steps and --nfe are two ways to say one thing: give one of them")
+    refuse_without_effect(overrides)
     pipeline = load(run, overrides)
-    shape = image_shape(pipeline)
-    if enlarge is not None and (shape[1] % enlarge or shape[2] % enlarge):
-        raise UsageError(f"--enlarge {enlarge} does not divide the run's images of {shape[2]} × {shape[1]} pixels")
-    size = shape if enlarge is None else (shape[0], shape[1] // enlarge, shape[2] // enlarge)
+    channels, height, width = image_shape(pipeline)
+    factor = enlarge or 1
+    if height % factor or width % factor:
+        raise UsageError(f"--enlarge {factor} does not divide the run's images of {width} × {height} pixels")
     files = image_files([Path(images)])
+    size = (channels, height // factor, width // factor)
     given = read_images(files, size, pipeline.spec.value_range).repeat_interleave(count, 0)
     first = pipeline.plan.sampling.seed if seed is None else seed
     inputs = conditions_of(condition, len(given), 0)
-    common = {"seed": first, "condition": inputs, "steps": steps, "nfe": nfe}
-    often = {} if passes is None else {"passes": passes}
+    task = _task(strength, mask, enlarge, passes, (channels, height, width))
     with options.watched(pipeline, quiet):
-        if mask is not None:
-            x = tasks.inpaint(pipeline, given, read_mask(Path(mask), shape), **common, **often)  # type: ignore[arg-type]
-        elif enlarge is not None:
-            x = tasks.super_resolve(pipeline, given, factor=enlarge, **common, **often)  # type: ignore[arg-type]
-        else:
-            x = tasks.image_to_image(pipeline, given, strength=0.6 if strength is None else strength, **common)  # type: ignore[arg-type]
+        x = task(pipeline, given, seed=first, condition=inputs, steps=steps, nfe=nfe)
     folder = Path(out) if out else unused((pipeline.run.path if pipeline.run else Path()) / f"edited-{first}")
     written = write_samples(pipeline, x, folder, first, inputs, steps=steps, nfe=nfe)
     if as_json:
         result(json.dumps({"schema": 1, "folder": str(folder), "files": [str(file) for file in written]}, indent=2))
         return
     result(f"{len(x)} images in {folder}, {count} for each of {len(files)}: {written[0].name} shows them all")
+
+
+def _task(
+    strength: float | None, mask: str | None, enlarge: int | None, passes: int | None, shape: tuple[int, int, int]
+) -> Callable[..., Tensor]:
+    """Return the task that the options ask for, to be called with the pipeline, the images and what all tasks take."""
+    from atlas_core import tasks
+    from atlas_core.tasks.reading import read_mask
+
+    often: dict[str, Any] = {} if passes is None else {"passes": passes}
+    if mask is not None:
+        return partial(tasks.inpaint, mask=read_mask(Path(mask), shape), **often)
+    if enlarge is not None:
+        return partial(tasks.super_resolve, factor=enlarge, **often)
+    return partial(tasks.image_to_image, strength=0.6 if strength is None else strength)

@@ -67,7 +67,7 @@ def sample(
         raise UsageError("--steps and --nfe are two ways to say one thing: give one of them")
     if size is not None and enlarge is not None:
         raise UsageError("--size draws in tiles, --enlarge coarse to fine: give one of them")
-    _refuse_without_effect(overrides)
+    refuse_without_effect(overrides)
     asked = [f"sampling.{name}={value}" for name, value in (("steps", steps), ("nfe", nfe)) if value is not None]
     pipeline = load(run, [*overrides, *asked], average=not raw)
     first = pipeline.plan.sampling.seed if seed is None else seed
@@ -87,7 +87,7 @@ def sample(
     result(f"{count} samples in {folder}: {files[0].name}, and manifest.json with their seeds")
 
 
-def _refuse_without_effect(overrides: tuple[str, ...]) -> None:
+def refuse_without_effect(overrides: tuple[str, ...]) -> None:
     """No sample depends on the data or on how samples are scored, once the network is trained."""
     from atlas_core.errors import UsageError
 

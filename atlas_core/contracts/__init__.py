@@ -15,7 +15,7 @@ from atlas_core.contracts.model import Model
 from atlas_core.contracts.noise import NoiseSource
 from atlas_core.contracts.objective import CoupledObjective, LossOutput, Network, Objective
 from atlas_core.contracts.parametrization import Parametrization
-from atlas_core.contracts.process import Process
+from atlas_core.contracts.process import Process, starting_at
 from atlas_core.contracts.sampler import Sampler, Step
 from atlas_core.contracts.solver import Coupling, EntropicSolution, Solver
 
@@ -57,4 +57,5 @@ __all__ = [
     "Split",
     "Step",
     "WeakModel",
+    "starting_at",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,3 +61,19 @@ class Process(Protocol):
     def prior(self, unit: Tensor, t: float = 1.0) -> Tensor:
         """Turn N(0, I) into the state that sampling starts from at time t."""
         ...
+
+
+def starting_at(process: Process, t_max: float) -> Process:
+    """Return the process as it is, but for an earlier `t_max`: what a grid is asked for that starts with less noise."""
+    if t_max == process.t_max:
+        return process
+    return cast("Process", _StartingAt(process, t_max))  # by delegation, which a type checker cannot see
+
+
+class _StartingAt:
+    def __init__(self, process: Process, t_max: float) -> None:
+        self._process = process
+        self.t_max = t_max
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)

@@ -62,17 +62,26 @@ class Comparison:
         """What is known of the entries: `error`, then the metrics."""
         return (*(["error"] if any(e.error is not None for e in self.entries) else []), *(c.name for c in self.columns))
 
+    def entry(self, contender: str, asked: int) -> Entry:
+        """The entry of a contender at the NFE that was allowed."""
+        return next(each for each in self.entries if each.contender == contender and each.asked == asked)
+
     def value(self, measure: str, contender: str, asked: int) -> float | None:
         """One number of the table."""
-        entry = next(e for e in self.entries if e.contender == contender and e.asked == asked)
+        entry = self.entry(contender, asked)
         if measure == "error":
             return entry.error
         cell = entry.cells.get(measure)
         return cell.value if cell is not None else None
 
+    def column(self, measure: str) -> Column | None:
+        """The metric of that name; None for `error`."""
+        return next((each for each in self.columns if each.name == measure), None)
+
     def best(self, measure: str, asked: int) -> str | None:
         """The contender with the lowest value; None where lower is not better, or nothing is known."""
-        if any(c.name == measure and c.better != "lower" for c in self.columns):
+        column = self.column(measure)
+        if column is not None and column.better != "lower":
             return None
         known = {name: v for name in self.contenders if (v := self.value(measure, name, asked)) is not None}
         return min(known, key=known.__getitem__) if known else None
@@ -110,7 +119,8 @@ class Comparison:
     def _title(self, measure: str) -> str:
         if measure == "error":
             return f"error: distance from {self.reference}, a value (root mean square; lower is better)"
-        column = next(c for c in self.columns if c.name == measure)
+        column = self.column(measure)
+        assert column is not None  # of the measures, only `error` is no metric
         floor = f"; real data: {number(column.floor)}" if column.floor is not None else ""
         return f"{measure} ({column.better} is better{floor})" if column.better != "match" else f"{measure}{floor}"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from atlas_core.contracts import starting_at
 from atlas_core.engine.denoiser import NetworkDenoiser
 from atlas_core.engine.noise import CounterNoise
 from atlas_core.engine.task import PLAIN, Task
@@ -62,17 +63,6 @@ def start_time(process: Process, parametrization: Parametrization | None = None)
     return float(process.t_max) if latest is None else min(float(process.t_max), float(latest(process)))
 
 
-class _StartingAt:
-    """A process with an earlier t_max, for the grid to end at; everything else is the process's own."""
-
-    def __init__(self, process: Process, t_max: float) -> None:
-        self._process = process
-        self.t_max = t_max
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._process, name)
-
-
 def sampling_times(
     grid: Grid, process: Process, parametrization: Parametrization | None, steps: int, *, latest: float | None = None
 ) -> Tensor:
@@ -82,9 +72,7 @@ def sampling_times(
     """
     start = start_time(process, parametrization)
     start = start if latest is None else min(start, latest)
-    # A view with another t_max satisfies Process by delegation, which mypy cannot see.
-    bounded: Any = process if start == process.t_max else _StartingAt(process, start)
-    times = grid.times(bounded, steps)
+    times = grid.times(starting_at(process, start), steps)
     wrong = _fault(times, steps, start)
     if wrong:
         raise PluginError(

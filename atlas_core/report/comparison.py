@@ -70,7 +70,7 @@ def _shown(found: Comparison, folder: Path) -> Shown:
 
 
 def _block(found: Comparison, measure: str) -> dict[str, Any]:
-    column = next((c for c in found.columns if c.name == measure), None)
+    column = found.column(measure)
     lines = [
         (name, [(number(found.value(measure, name, n)), found.best(measure, n) == name) for n in found.budgets])
         for name in found.contenders
@@ -83,7 +83,7 @@ def _block(found: Comparison, measure: str) -> dict[str, Any]:
 def _pictures(found: Comparison, folder: Path, name: str) -> dict[str, Any]:
     cells = []
     for budget in found.budgets:
-        entry = next(e for e in found.entries if e.contender == name and e.asked == budget)
+        entry = found.entry(name, budget)
         path = folder / entry.picture
         cells.append(data_uri(path.read_bytes()) if entry.picture and path.exists() else "")
     return {"name": name, "cells": cells}
@@ -130,7 +130,7 @@ def _panel(axes: Any, found: Comparison, measure: str, theme: str) -> dict[str, 
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(plain))
         axes.yaxis.set_minor_formatter(FuncFormatter(plain))
-    column = next((each for each in found.columns if each.name == measure), None)
+    column = found.column(measure)
     if column is not None and column.floor is not None and column.floor > 0:
         lines["real data"] = axes.axhline(column.floor, linestyle=":", color=INK[theme][0])
     axes.set_xticks(list(found.budgets), [str(n) for n in found.budgets])

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
-from atlas_core.asked import check_whole
-from atlas_core.engine.task import Task
 from atlas_core.errors import UsageError
 from atlas_core.tasks.given import given_images, seeds_of
-from atlas_core.tasks.known import KnowingDenoiser, Known
-from atlas_core.tasks.resampling import back_and_forth
+from atlas_core.tasks.known import WithKnown, check_passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from atlas_core.contracts import Denoiser, NoiseSource, Process, Sampler, Step
     from atlas_core.pipeline import Pipeline
 
 
@@ -36,31 +31,6 @@ class KnownPixels:
     def take(self, index: Tensor) -> KnownPixels:
         """Return the rows `index`."""
         return KnownPixels(self.image[index.cpu()], self.mask[index.cpu()])
-
-
-@attrs.frozen(slots=False, eq=False)
-class WithKnown(Task):
-    """Draw from nothing what agrees with `known`, in `passes` over every `stride` steps."""
-
-    known: Known
-    passes: int = 1
-    stride: int = 3
-
-    def wrap(self, denoiser: Denoiser, rows: slice) -> Denoiser:
-        """Bind what is known of these rows."""
-        return KnowingDenoiser(denoiser, self.known.take(torch.arange(rows.start, rows.stop)))
-
-    def start(self, process: Process, noise: NoiseSource, like: Tensor, t: float, rows: slice) -> Tensor:
-        """Return α y + σ z for what is known, and the prior for the rest: what a whole sample has at time t."""
-        known = self.known.take(torch.arange(rows.start, rows.stop)).project(torch.zeros_like(like))
-        alpha = float(process.alpha(torch.tensor(t, dtype=torch.float64)))
-        return super().start(process, noise, like, t, rows).add(known, alpha=alpha)
-
-    def walk(
-        self, sampler: Sampler, denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource
-    ) -> Iterator[Step]:
-        """Walk the steps once, or back and forth."""
-        return back_and_forth(sampler, denoiser, x, times, noise, passes=self.passes, stride=self.stride)
 
 
 def inpaint(
@@ -98,8 +68,3 @@ def given_mask(mask: Tensor, images: Tensor) -> Tensor:
         return mask.cpu().expand(images.shape)
     except RuntimeError:
         raise UsageError(f"a mask {tuple(mask.shape)} does not fit images {tuple(images.shape)}") from None
-
-
-def check_passes(passes: int) -> None:
-    """Raise UsageError for less than one pass."""
-    check_whole("passes", passes, least=1)

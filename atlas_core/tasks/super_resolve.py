@@ -9,7 +9,7 @@ import attrs
 from atlas_core.asked import check_whole
 from atlas_core.errors import UsageError
 from atlas_core.tasks.given import given_images, image_shape, seeds_of
-from atlas_core.tasks.inpaint import WithKnown, check_passes
+from atlas_core.tasks.known import WithKnown, check_passes
 from atlas_core.tasks.pixels import block_means, repeated
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from atlas_core.engine.task import PLAIN, Task
 from atlas_core.errors import UsageError
 from atlas_core.tasks.hierarchical import Refine, Until, enlarged, matching
 from atlas_core.tasks.image_to_image import FromImages
-from atlas_core.tasks.inpaint import KnownPixels, WithKnown
+from atlas_core.tasks.inpaint import KnownPixels
+from atlas_core.tasks.known import WithKnown, check_passes
 from atlas_core.tasks.levels import time_of_strength
 from atlas_core.tasks.pixels import block_means, repeated
 from atlas_core.tasks.super_resolve import KnownMeans
@@ -246,8 +247,6 @@ def test_an_image_smaller_than_a_tile_is_refused() -> None:
 
 
 def test_what_is_no_whole_number_is_refused() -> None:
-    from atlas_core.tasks.inpaint import check_passes
-
     for passes in (0, 1.5, True):
         with pytest.raises(UsageError, match="passes="):
             check_passes(passes)  # type: ignore[arg-type]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import attrs
-from attrs.validators import gt
 from torch import Tensor
 
 from atlas_core.contracts import Process
-from atlas_solvers_builtin.grids.levels import check_steps, level_range, spaced, times_of_levels
+from atlas_solvers_builtin.grids.levels import check_steps, level_range, sigma_max_field, spaced, times_of_levels
 
 
 @attrs.frozen
@@ -22,13 +21,7 @@ class Exponential:
 
     paper = "Lu et al. 2022 (DPM-Solver), sec. 3.4 (uniform in λ); Karras et al. 2022, eq. 5 for ρ → ∞"
 
-    sigma_max: float = attrs.field(
-        default=80.0,
-        validator=gt(0),
-        metadata={
-            "help": "Largest σ/α to space from, where the process has no smaller end; it starts at its end anyway."
-        },
-    )
+    sigma_max: float = sigma_max_field()
 
     def times(self, process: Process, steps: int) -> Tensor:
         """Return (steps + 1,) times; times[0] = t_max, times[-2] = t_min."""

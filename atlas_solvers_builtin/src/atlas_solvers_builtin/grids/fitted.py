@@ -59,8 +59,10 @@ class Fitted:
     )
 
     def times(self, process: Process, steps: int) -> Tensor:
-        """Return (steps + 1,) times: the fitted ones, or those of `otherwise`."""
+        """Return (steps + 1,) times: the fitted ones, or those of `otherwise`. Raises ValueError before any fit."""
         check_steps(steps)
+        if not self.levels:
+            raise ValueError("no grid was fitted yet: atlas-core fit-grid RUN makes one")
         row = next((row for row in self.levels if len(row) == steps), None)
         # A process that is to start with less noise (image to image) has no use for the levels above.
         if row is None or math.log(level_range(process, math.inf)[1]) < row[0] - 1e-6:

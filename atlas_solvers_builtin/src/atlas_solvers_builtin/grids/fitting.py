@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
 
 import attrs
 import torch
 from torch import Tensor
 
-from atlas_core.contracts import Denoiser, Grid, Sampler
+from atlas_core.contracts import Denoiser, Grid, Sampler, starting_at
 from atlas_solvers_builtin.grids.levels import level_range, times_of_levels
 
 Levels = Tensor
@@ -51,8 +50,7 @@ class Fitting:
         self._denoiser = denoiser
         self._sampler = sampler
         self._x = x
-        # A view with another t_max is a process by delegation, which mypy cannot see.
-        self._bounded: Any = cast(Any, _Until(denoiser.process, start))
+        self._bounded = starting_at(denoiser.process, start)
         self._grid = grid
         self._range = level_range(self._bounded, math.inf)
 
@@ -146,14 +144,3 @@ def _least_squares(
         if gained < 2e-3:
             break
     return of(gaps)
-
-
-class _Until:
-    """A process whose latest time is `start`."""
-
-    def __init__(self, process: object, start: float) -> None:
-        self._process = process
-        self.t_max = start
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._process, name)

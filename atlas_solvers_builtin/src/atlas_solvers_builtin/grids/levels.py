@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import attrs
 import torch
+from attrs.validators import gt
 from torch import Tensor
 
 from atlas_core.contracts import Process
+
+
+def sigma_max_field() -> Any:
+    """A field for the noise level that a grid is spaced from, at most."""
+    return attrs.field(
+        default=80.0,
+        validator=gt(0),
+        metadata={
+            "help": "Largest σ/α to space from, where the process has no smaller end; it starts at its end anyway."
+        },
+    )
 
 
 def level_range(process: Process, largest: float) -> tuple[float, float]:

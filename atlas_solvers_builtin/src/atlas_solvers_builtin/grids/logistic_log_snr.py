@@ -10,7 +10,7 @@ from attrs.validators import gt
 from torch import Tensor
 
 from atlas_core.contracts import Process
-from atlas_solvers_builtin.grids.levels import check_steps, level_range, spaced, times_of_levels
+from atlas_solvers_builtin.grids.levels import check_steps, level_range, sigma_max_field, spaced, times_of_levels
 
 
 @attrs.frozen
@@ -28,13 +28,7 @@ class LogisticLogSNR:
     scale: float = attrs.field(
         default=1.3, validator=gt(0.3), metadata={"help": "Width of the dense part for 50 steps, in ln(σ/α)."}
     )
-    sigma_max: float = attrs.field(
-        default=80.0,
-        validator=gt(0),
-        metadata={
-            "help": "Largest σ/α to space from, where the process has no smaller end; it starts at its end anyway."
-        },
-    )
+    sigma_max: float = sigma_max_field()
 
     def times(self, process: Process, steps: int) -> Tensor:
         """Return (steps + 1,) times; times[0] = t_max."""
