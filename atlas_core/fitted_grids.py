@@ -114,7 +114,8 @@ def read(checkpoint: Path) -> list[dict[str, Any]]:
         fits: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["fits"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", hint=f"Delete it and fit again: {path}") from error
-    if any(fit.get("network") != fingerprint(checkpoint) for fit in fits):
+    own = fingerprint(checkpoint)
+    if any(fit.get("network") != own for fit in fits):
         raise CheckpointError(
             f"{path} was fitted to another network",
             hint=f"Delete it, and fit this one: atlas-core fit-grid {checkpoint}",
